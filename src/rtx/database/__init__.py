@@ -1,0 +1,31 @@
+"""The system of record behind the caches: what it promises, and SQL databases that keep it.
+
+Needs no database package until `SqlDatabase` is used: implement `Database` for a system of your
+own, or install `rtx-datalayer[database]`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtx.database.base import AccountUpdate, Database, Duplicate, check_money, summarize
+
+if TYPE_CHECKING:
+    from rtx.database.sql import SqlDatabase
+
+__all__ = [
+    "AccountUpdate",
+    "Database",
+    "Duplicate",
+    "SqlDatabase",
+    "check_money",
+    "summarize",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "SqlDatabase":
+        from rtx.database.sql import SqlDatabase
+
+        return SqlDatabase
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,170 @@
+"""The tables of the system of record and how they are read, alike on SQLite and PostgreSQL.
+
+Money is exact: text on SQLite, which has no decimals, and NUMERIC on PostgreSQL. Times are epoch
+milliseconds. Prices and volumes are doubles, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    Select,
+    Sequence,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    select,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+from rtx.models import Execution, Position, SymbolSpec
+
+POSTGRESQL = "postgresql"
+
+
+class Money(TypeDecorator[Decimal]):
+    """Decimals that come back with the digits they went in with; PostgreSQL drops an exponent."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == POSTGRESQL:
+            return dialect.type_descriptor(Numeric())
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> object:
+        if value is None or dialect.name == POSTGRESQL:
+            return value
+        return str(value)
+
+    def process_result_value(self, value: object, dialect: Dialect) -> Decimal | None:
+        return Decimal(value) if isinstance(value, str) else value  # type: ignore[return-value]
+
+
+# SQLite numbers rows by itself only in a column that is declared INTEGER.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("account_number", Text, nullable=False, unique=True),
+    Column("balance", Money, nullable=False),
+    # One more at every committed update, so that a reader can tell the newer of two rows.
+    Column("version", BigInteger, nullable=False, default=0),
+    sqlite_autoincrement=True,
+)
+
+positions = Table(
+    "positions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("symbol", Text, nullable=False),
+    Column("side", String(4), CheckConstraint("side IN ('BUY', 'SELL')"), nullable=False),
+    Column("volume", Double, nullable=False),
+    Column("open_price", Double, nullable=False),
+    Column("current_price", Double, nullable=False),
+    Column("unrealized_pnl", Money, nullable=False),
+    Column("margin", Money, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    # Without it SQLite gives a closed position's id to the next one, and executions lie.
+    sqlite_autoincrement=True,
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    # Order of recording; order ids may come from elsewhere and in any order.
+    Column("id", _Id, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("order_id", BigInteger, nullable=False, unique=True),
+    Column("position_id", BigInteger, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("side", String(4), CheckConstraint("side IN ('BUY', 'SELL')"), nullable=False),
+    Column("volume", Double, nullable=False),
+    Column("price", Double, nullable=False),
+    Column("timestamp", BigInteger, nullable=False),
+    Index("ix_executions_of_account", "account_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+symbols = Table(
+    "symbols",
+    metadata,
+    Column("symbol", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("base", Text, nullable=False),
+    Column("quote", Text, nullable=False),
+    Column("digits", Integer, nullable=False),
+    Column("contract_size", Double, nullable=False),
+    Column("margin_rate", Double, nullable=False),
+    Column("min_volume", Double, nullable=False),
+    Column("max_volume", Double, nullable=False),
+    Column("volume_step", Double, nullable=False),
+)
+
+order_ids = Sequence("order_ids", metadata=metadata, data_type=BigInteger)
+"""Source of new order ids where the database has sequences; SQLite counts on from the highest."""
+
+
+def columns_of(table: Table, struct: type[msgspec.Struct]) -> list[Column[Any]]:
+    """The columns that hold a struct's fields, in their order, so that `struct(*row)` builds it."""
+    return [table.c[name] for name in struct.__struct_fields__ if name in table.c]
+
+
+select_accounts: Select[Any] = (
+    select(
+        accounts.c.id,
+        accounts.c.account_number,
+        accounts.c.balance,
+        positions.c.margin,
+        positions.c.unrealized_pnl,
+    )
+    .outerjoin(positions)
+    .order_by(accounts.c.id)
+)
+"""Id, number and balance of accounts, once per open position; the rest is null without any."""
+
+select_positions: Select[Any] = (
+    select(accounts.c.id, *columns_of(positions, Position))
+    .select_from(accounts)
+    .outerjoin(positions)
+    .order_by(accounts.c.id, positions.c.id)
+)
+"""The account's id, then the position's fields; these are null for an account without any."""
+
+select_held: Select[Any] = (
+    select(positions.c.margin, *columns_of(positions, Position))
+    .where(positions.c.account_id == bindparam("account"))
+    .order_by(positions.c.id)
+)
+"""The margin held, then the fields, of each position of the account `account`."""
+
+select_symbols: Select[Any] = select(*columns_of(symbols, SymbolSpec)).order_by(symbols.c.symbol)
+
+select_executions: Select[Any] = (
+    select(*columns_of(executions, Execution))
+    .where(executions.c.account_id == bindparam("account"))
+    .order_by(executions.c.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+)
+"""Executions of the account `account`, the latest `limit`, newest first."""

@@ -1,0 +1,168 @@
+"""A log consumer's queue: every message once and in order, refilled from the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from rtx.models import Alert, Execution
+from rtx.pubsub.base import Gap, Inbox
+from rtx.pubsub.offset import Offset
+
+M = TypeVar("M", bound="Execution | Alert")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[M]):
+    """A part of a log up to `read_to`; `reason` is empty when it follows on without a hole."""
+
+    messages: list[M]
+    last: Offset
+    reason: str
+    read_to: int
+
+
+@dataclass(slots=True)
+class JournalStats:
+    """Counters since the layer was opened."""
+
+    published: int = 0
+    delivered: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+    recoveries: int = 0
+    recovery_failures: int = 0
+    undecodable: int = 0
+
+
+class JournalInbox(Inbox[M]):
+    """Takes live messages while they follow on, and asks for the log whenever they do not.
+
+    `position` is the newest message queued. While it catches up live messages are only noted: the
+    log has them too.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: str,
+        position: Offset | None,
+        queue_size: int,
+        stats: JournalStats,
+        release: Callable[[Inbox[M]], None],
+        catch_up: Callable[[JournalInbox[M]], None],
+    ) -> None:
+        super().__init__(queue_size, release)
+        self.channel = channel
+        self.position = position
+        self.recovered = True
+        self.reason = ""
+        self.generation = 0
+        """Counts starts and breaks, so that a catch-up begun before one ends with it."""
+        self._stats = stats
+        self._catch_up = catch_up
+        self._live = False
+        self._waiting = False  # full: catches up when the consumer has taken everything
+        self._first_page = True
+        self._first_seen: Offset | None = None  # oldest and newest live message noted
+        self._seen: Offset | None = None  # while catching up
+        self._broken: tuple[float, str] | None = None
+
+    @property
+    def room(self) -> int:
+        """Messages that fit into the queue."""
+        return self.queue_size - len(self.queue)
+
+    def deliver(self, message: object) -> None:
+        live = cast(M, message)
+        position = self.position
+        if not self._live or position is None:
+            self._seen = Offset(live.epoch, live.seq)
+            self._first_seen = self._first_seen or self._seen
+        elif live.epoch == position.epoch and live.seq <= position.seq:
+            self._stats.duplicates += 1
+        elif self.room <= 0:
+            self._live, self._waiting = False, True
+        elif live.seq == position.seq + 1 and live.epoch == (position.epoch or live.epoch):
+            self._append(live)
+            self.wake()
+        else:
+            self._broken = self._broken or (time.monotonic(), "a message was lost on the way")
+            self._restart()
+
+    def _append(self, message: M) -> None:
+        self.queue.append(message)
+        self.position = Offset(message.epoch, message.seq)
+        self._stats.delivered += 1
+
+    def up(self) -> None:
+        self._restart()
+
+    def down(self, cause: str) -> None:
+        self.generation += 1
+        self._live = self._waiting = False
+        if self._broken is None:
+            self._broken = (time.monotonic(), cause)
+
+    def refill(self) -> None:
+        if self._waiting:
+            self._restart()
+
+    def _restart(self) -> None:
+        self.generation += 1
+        self._live = self._waiting = False
+        self._catch_up(self)
+
+    def wait_for_room(self) -> None:
+        """Stop catching up until the consumer has taken everything."""
+        self._waiting = True
+        self.ready.set()
+
+    def take_page(self, page: Page[M]) -> bool:
+        """Queue a page of the log; True when no more pages are needed now."""
+        self._tell_of_gap(page)
+        position = self.position or self._start(page)
+        if page.reason == "epoch changed":
+            position = Offset(page.last.epoch, 0)
+        elif page.reason == "rewound" or (page.reason and not page.messages):
+            position = page.last
+        for message in page.messages:
+            self._append(message)
+        self.position = position = Offset(page.last.epoch, max(position.seq, page.read_to))
+        self.wake()
+        if position.seq < page.last.seq or self._behind_live(position):
+            return False
+        self._live, self._seen = True, None
+        self.ready.set()
+        return True
+
+    def _start(self, page: Page[M]) -> Offset:
+        """Where a subscription without a position begins: after the messages before it was live."""
+        seen = self._first_seen
+        return page.last if seen is None else Offset(seen.epoch, seen.seq - 1)
+
+    def _behind_live(self, position: Offset) -> bool:
+        seen = self._seen
+        return seen is not None and seen.epoch == position.epoch and seen.seq > position.seq
+
+    def _tell_of_gap(self, page: Page[M]) -> None:
+        recovered = not page.reason
+        if self._first_page:
+            self._first_page = False
+            self.recovered, self.reason = recovered, page.reason
+        broken, self._broken = self._broken, None
+        if broken is None and recovered:
+            return
+        if not self.ready.is_set() and recovered:
+            return  # it broke before the consumer had anything to miss
+        since, cause = broken or (time.monotonic(), page.reason)
+        if not recovered:
+            cause = page.reason
+        self._stats.gaps += 1
+        if recovered:
+            self._stats.recoveries += 1
+        else:
+            self._stats.recovery_failures += 1
+        self.queue.append(Gap(self.channel, cause, time.monotonic() - since, recovered))

@@ -1,0 +1,244 @@
+"""Settings: from `rtx.toml`, then environment variables `RTX_…`, then options.
+
+Frozen; unknown fields and unknown `RTX_` variables are refused; secrets are masked. A nested
+field is reached in the environment with two underscores: `RTX_POOL__SIZE=50`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from rtx import urls
+from rtx.errors import SettingsError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: object) -> object:
+    """Accept `1.5`, `"250ms"`, `"1s"`, `"5m"`, `"1h"`, `"1d"`."""
+    if isinstance(value, str):
+        for unit, factor in _UNITS.items():
+            number = value.removesuffix(unit)
+            if number != value:
+                try:
+                    return float(number) * factor
+                except ValueError:
+                    continue
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class PoolSettings(_Part):
+    """Connections to one server for one role; times in seconds.
+
+    A connection carries many calls at once, so few are open at most times: the next is opened when
+    the others are full.
+    """
+
+    size: int = Field(100, ge=1)
+    min_idle: int = Field(10, ge=0)
+    max_age: Seconds = 300.0
+    pool_timeout: Seconds = 4.0
+    idle_timeout: Seconds = 300.0
+    connect_timeout: Seconds = 3.0
+    read_timeout: Seconds = 3.0
+    write_timeout: Seconds = 3.0
+    max_retries: int = Field(3, ge=0)
+    max_in_flight: int = Field(10_000, ge=1, description="calls awaiting replies, a connection")
+    max_reply: int = Field(64 * 2**20, ge=2**20, description="bytes of one reply")
+
+
+class TTLSettings(_Part):
+    """How long each cached value is fresh, in seconds."""
+
+    account: Seconds = 60.0
+    price: Seconds = 1.0
+    positions: Seconds = 30.0
+    symbol: Seconds = 3600.0
+    session: Seconds = 86_400.0
+
+
+class LimitSettings(_Part):
+    """At most `limit` hits in any window of `per` seconds."""
+
+    limit: int = Field(ge=1, le=100_000)
+    per: Seconds
+
+
+class ChannelSettings(_Part):
+    """Pub/Sub: capped logs and the bound of each local subscriber's queue."""
+
+    log_size: int = Field(10_000, ge=1, description="executions or alerts kept per account")
+    log_ttl: Seconds = 7 * 86_400.0
+    queue_size: int = Field(10_000, ge=1, description="messages a local subscriber may lag")
+    probe_interval: Seconds = 1.0
+
+
+class UserSettings(_Part):
+    """A login of the gateway; `password_hash` comes from `rtx config hash-password`."""
+
+    password_hash: SecretStr
+    accounts: tuple[int, ...] = ()
+
+
+class GatewaySettings(_Part):
+    """HTTP, WebSocket and SSE for clients that do not speak Redis."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    auth: Literal["required", "open"] = "required"
+    users: Mapping[str, UserSettings] = {}
+    max_connections: int = Field(10_000, ge=1)
+    send_queue: int = Field(1_000, ge=1, description="messages a slow client may lag")
+    heartbeat: Seconds = 15.0
+
+
+_API = LimitSettings(limit=100, per=60.0)
+_ORDERS = LimitSettings(limit=10, per=1.0)
+
+
+class Settings(BaseSettings):
+    """All settings of a process.
+
+    `url` serves all roles (databases 0, 1, 2) unless a role has a URL of its own. Raises
+    `SettingsError` from `load`, naming the field and what it should be.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="RTX_",
+        env_nested_delimiter="__",
+        validate_default=True,
+    )
+
+    url: SecretStr = SecretStr("embedded://")
+    cache_url: SecretStr | None = None
+    pubsub_url: SecretStr | None = None
+    limits_url: SecretStr | None = None
+    namespace: str = Field("", pattern=r"^[A-Za-z0-9_.:-]*$")
+    database_url: SecretStr | None = None
+    client_name: str = Field("rtx", pattern=r"^[!-~]+$")
+    pool: PoolSettings = PoolSettings()
+    ttl: TTLSettings = TTLSettings()
+    channels: ChannelSettings = ChannelSettings()
+    limits: Mapping[str, LimitSettings] = {}
+    gateway: GatewaySettings = GatewaySettings()
+
+    @field_serializer("url", "cache_url", "pubsub_url", "limits_url", "database_url")
+    def _mask(self, value: SecretStr | None) -> str | None:
+        return None if value is None else masked_url(value.get_secret_value())
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("url", "cache_url", "pubsub_url", "limits_url"):
+            value: SecretStr | None = getattr(self, name)
+            if value is not None:
+                try:
+                    urls.parse(value.get_secret_value())
+                except SettingsError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        return self
+
+    @property
+    def named_limits(self) -> dict[str, LimitSettings]:
+        """The limits in force: `api` and `orders` as documented unless set otherwise."""
+        return {"api": _API, "orders": _ORDERS, **self.limits}
+
+    def location(self, role: Literal["cache", "pubsub", "limits"]) -> urls.Location:
+        """Where the server of a role is."""
+        own: SecretStr | None = getattr(self, f"{role}_url")
+        return urls.parse((own or self.url).get_secret_value())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, _FileSource(settings_cls))
+
+    @classmethod
+    def load(cls, **options: object) -> Settings:
+        """Read file, environment and options; raise `SettingsError` naming every bad field."""
+        known = {f"RTX_{name}".upper() for name in cls.model_fields} | {"RTX_CONFIG"}
+        for name in os.environ:
+            upper = name.upper()
+            if upper.startswith("RTX_") and upper.partition("__")[0] not in known:
+                raise SettingsError(
+                    f"unknown environment variable {name}; known are {', '.join(sorted(known))}, "
+                    "with __ for the fields inside, such as RTX_POOL__SIZE"
+                )
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            problems = [_sentence(item["loc"], item["msg"]) for item in error.errors()]
+            raise SettingsError("bad settings: " + "; ".join(problems)) from None
+        except ValueError as error:  # a nested environment variable that is not JSON
+            raise SettingsError(f"bad settings: {error}") from None
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """`rtx.toml` here, or the file that RTX_CONFIG names, which must then exist."""
+
+    def get_field_value(self, field: object, field_name: str) -> tuple[None, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        named = os.environ.get("RTX_CONFIG")
+        path = Path(named or "rtx.toml")
+        if not path.exists():
+            if named:
+                raise SettingsError(f"RTX_CONFIG names {named}, which does not exist")
+            return {}
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    where = ".".join(map(str, location))
+    text = message.removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+def masked_url(url: str) -> str:
+    """The URL with its password replaced by `***`."""
+    scheme, mark, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    userinfo, at, host = authority.rpartition("@")
+    if not at:
+        return url
+    user = userinfo.partition(":")[0]
+    return f"{scheme}{mark}{user}:***@{host}{slash}{path}"

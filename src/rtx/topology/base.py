@@ -1,0 +1,58 @@
+"""The contract of a topology: how connections to the server of a role are made.
+
+A topology knows one location (one URL) and always dials the node that may be written to at that
+moment. `Roles` joins the topologies of the three roles. Guarantees that every topology gives:
+
+- `dial` returns a connection that has logged in and selected its database, or raises
+  `ConnectFailed` or `AccessDenied` within `connect_timeout`;
+- a connection is never moved to another server: when the right server changes, the old connection
+  ends in a typed error, and the pool or subscriber that owned it dials again;
+- after `close` nothing the topology started is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from rtx.wire.connection import Connection, Push
+
+
+class Role(StrEnum):
+    """What a server is used for."""
+
+    CACHE = "cache"
+    PUBSUB = "pubsub"
+    LIMITS = "limits"
+
+
+DATABASES = {Role.CACHE: 0, Role.PUBSUB: 1, Role.LIMITS: 2}
+"""Each role's database number where one server has all three."""
+
+
+class Topology(Protocol):
+    """Connections to the server at one location."""
+
+    async def open(self) -> None:
+        """Start or find the server; raises `ConnectFailed` when there is none."""
+
+    async def close(self) -> None:
+        """Stop whatever `open` started; connections are closed by their owners before."""
+
+    async def dial(
+        self,
+        db: int,
+        on_close: Callable[[Connection], None],
+        on_push: Callable[[Push], None] | None = None,
+        liveness: float | None = None,
+    ) -> Connection:
+        """Open a connection to the node that takes writes, with database `db` selected.
+
+        `liveness` (seconds) is how often a silent connection is asked whether it lives, and how
+        long it may take to answer; by default 1 s and `read_timeout`.
+        """
+
+    @property
+    def public_url(self) -> str:
+        """A URL for other programs on this machine, passwords masked."""

@@ -1,0 +1,262 @@
+"""A pool of multiplexed connections to one server for one role.
+
+A connection carries thousands of calls at once, so the first one with room takes each call: that
+keeps the pipelines dense. The next is used only when the ones before it are full, spares are kept
+warm, and old ones are retired after their last reply. One task per pool dials and tidies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+
+from rtx.errors import ConnectionLost, PoolExhausted, RtxError, Unavailable
+from rtx.settings import PoolSettings
+from rtx.wire.connection import Argument, Connection, Dial
+from rtx.wire.replies import Reply
+
+_FIRST_BACKOFF = 0.05
+_LAST_BACKOFF = 1.0
+_TIDY_EVERY = 1.0
+
+
+@dataclass(slots=True)
+class PoolStats:
+    """Counters since the pool was opened, and `connections` and `in_flight` as of now."""
+
+    connections: int = 0
+    in_flight: int = 0
+    dials: int = 0
+    dial_failures: int = 0
+    lost: int = 0
+    retired: int = 0
+    waits: int = 0
+    exhausted: int = 0
+    retries: int = 0
+
+
+class Pool:
+    """Calls to one server, over as many connections as they need.
+
+    `call` and `batch` send once and never retry. `execute` retries what is safe to retry. While the
+    server is away calls fail at once with the reason, and the pool dials in the background with a
+    jittered backoff of 50 ms to 1 s. Raises `Unavailable` kinds and `ServerError` kinds only.
+    """
+
+    def __init__(self, dial: Dial, settings: PoolSettings) -> None:
+        self._dial = dial
+        self._settings = settings
+        self._connections: list[Connection] = []
+        self._born: dict[Connection, float] = {}
+        self._used: dict[Connection, float] = {}
+        self._first: Connection | None = None
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._wanted = asyncio.Event()
+        self._down: RtxError | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._stats = PoolStats()
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Dial the first connection; raises `ConnectFailed` or `AccessDenied` when it cannot."""
+        self._add(await self._dial(self._forget))
+        self._keeper = asyncio.create_task(self._keep(), name="rtx-pool")
+
+    async def close(self) -> None:
+        """End the keeper and every connection; calls that wait end in `ConnectionLost`."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._wake(len(self._waiters))
+        await asyncio.gather(*(connection.close() for connection in list(self._connections)))
+
+    @property
+    def down(self) -> RtxError | None:
+        """Why the server cannot be reached; None while it can."""
+        return None if self._connections else self._down
+
+    @property
+    def stats(self) -> PoolStats:
+        self._stats.connections = len(self._connections)
+        self._stats.in_flight = sum(connection.in_flight for connection in self._connections)
+        return self._stats
+
+    # --- calls -----------------------------------------------------------------------------
+
+    def call(self, *args: Argument, timeout: float | None = None) -> Awaitable[Reply]:
+        """Send one command once; `timeout` in seconds, `read_timeout` if left out."""
+        first = self._first
+        if first is not None and first.has_room:
+            return first.call(*args, timeout=timeout)
+        return self._call_later(args, timeout)
+
+    def batch(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
+    ) -> Awaitable[list[Reply]]:
+        """Send commands in one write, once; the list of replies has the errors in it."""
+        first = self._first
+        if first is not None and first.has_room:
+            return first.batch(commands, timeout)
+        return self._batch_later(commands, timeout)
+
+    def batch_packed(self, packed: bytes, count: int) -> Awaitable[list[Reply]]:
+        """The same for `count` (1 or more) commands that are RESP bytes already."""
+        first = self._first
+        if first is not None and first.has_room:
+            return first.batch_packed(packed, count)
+        return self._packed_later(packed, count)
+
+    async def execute(
+        self, *args: Argument, idempotent: bool = False, timeout: float | None = None
+    ) -> Reply:
+        """Send a command and retry it up to `max_retries` times where that cannot do it twice.
+
+        What never left this process is sent again; what was sent only if it is `idempotent`.
+        """
+        for attempt in range(self._settings.max_retries + 1):
+            try:
+                return await self.call(*args, timeout=timeout)
+            except ConnectionLost as error:
+                last = attempt == self._settings.max_retries
+                if last or (error.maybe_applied and not idempotent):
+                    raise
+                self._stats.retries += 1
+        raise AssertionError("unreachable")
+
+    async def _call_later(self, args: tuple[Argument, ...], timeout: float | None) -> Reply:
+        return await (await self._acquire()).call(*args, timeout=timeout)
+
+    async def _batch_later(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float | None
+    ) -> list[Reply]:
+        return await (await self._acquire()).batch(commands, timeout)
+
+    async def _packed_later(self, packed: bytes, count: int) -> list[Reply]:
+        return await (await self._acquire()).batch_packed(packed, count)
+
+    async def _acquire(self) -> Connection:
+        """The first connection with room; waits `pool_timeout` for one while the server is up."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._settings.pool_timeout
+        while True:
+            if self._closed:
+                raise Unavailable("the data layer is closed; open it before you call it")
+            now = loop.time()
+            for connection in self._connections:
+                if connection.has_room:
+                    self._first = connection
+                    self._used[connection] = now
+                    return connection
+                connection.on_room = self._on_room
+            if not self._connections and self._down is not None:
+                raise type(self._down)(str(self._down)) from self._down
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.append(waiter)
+            self._wanted.set()
+            self._stats.waits += 1
+            try:
+                async with asyncio.timeout_at(give_up):
+                    await waiter
+            except TimeoutError:
+                self._stats.exhausted += 1
+                raise PoolExhausted(
+                    f"all {len(self._connections)} connections are full and none had room within "
+                    f"{self._settings.pool_timeout:g} s; the server is overloaded, or raise "
+                    "pool.size or pool.max_in_flight"
+                ) from None
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    # --- connections -----------------------------------------------------------------------
+
+    def _add(self, connection: Connection) -> None:
+        now = asyncio.get_running_loop().time()
+        self._stats.dials += 1
+        self._down = None
+        self._connections.append(connection)
+        # Ages differ by up to a fifth, so that a pool never retires all at once.
+        self._born[connection] = now - random.uniform(0, 0.2) * self._settings.max_age
+        self._used[connection] = now
+        if self._first is None:
+            self._first = connection
+        self._on_room()
+
+    def _forget(self, connection: Connection) -> None:
+        """A connection ended, by itself or by us."""
+        if connection in self._connections:
+            self._stats.lost += 1
+        self._drop(connection)
+        self._wanted.set()
+
+    def _drop(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            del self._born[connection], self._used[connection]
+        if self._first is connection:
+            self._first = self._connections[0] if self._connections else None
+
+    def _on_room(self) -> None:
+        self._wake(self._settings.max_in_flight)
+
+    def _wake(self, count: int) -> None:
+        while self._waiters and count > 0:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
+    # --- the keeper ------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            self._wanted.clear()
+            self._tidy()
+            if self._needs_another():
+                try:
+                    self._add(await self._dial(self._forget))
+                except RtxError as error:
+                    self._stats.dial_failures += 1
+                    if not self._connections:
+                        self._down = error
+                        self._wake(len(self._waiters))
+                    await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+                    backoff = min(backoff * 2, _LAST_BACKOFF)
+                else:
+                    backoff = _FIRST_BACKOFF
+                continue
+            try:
+                async with asyncio.timeout(_TIDY_EVERY):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    def _needs_another(self) -> bool:
+        have = len(self._connections)
+        if have >= self._settings.size:
+            return False
+        busy = sum(1 for connection in self._connections if connection.in_flight)
+        return have == 0 or bool(self._waiters) or have - busy < self._settings.min_idle
+
+    def _tidy(self) -> None:
+        """Retire what is too old, and what has been idle too long beyond the warm spares."""
+        now = asyncio.get_running_loop().time()
+        for connection in self._connections:
+            if connection.in_flight:
+                self._used[connection] = now
+        for connection in list(self._connections):
+            old = now - self._born[connection] > self._settings.max_age
+            idle = now - self._used[connection] > self._settings.idle_timeout
+            spare = len(self._connections) > max(1, self._settings.min_idle)
+            if (old or (idle and spare)) and (spare or len(self._connections) > 1):
+                self._drop(connection)
+                self._stats.retired += 1
+                connection.retire()
+                self._wanted.set()

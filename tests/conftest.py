@@ -1,0 +1,147 @@
+"""Servers, layers and witnesses that every test may ask for.
+
+A test gets a namespace of its own on a server that its worker process shares, or, for tests that
+break servers, a server of its own. Nothing is flushed and nothing waits by sleeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_sync
+import redis.asyncio as redis_py
+
+import rtx
+from rtx.settings import Settings
+from rtx.topology.process import ServerProcess, find_server, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """Neither the developer's environment nor an rtx.toml may change what is tested."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("RTX_")}
+    yield
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[str]:
+    """URL of a server that the tests of this worker share; use it with `namespace`."""
+    directory = Path(tempfile.mkdtemp(prefix="rtx-test-"))
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            find_server(),
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""),
+            *("--enable-debug-command", "local"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with redis_py_sync(port) as client:
+            wait_sync(lambda: client.ping())
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def redis_py_sync(port: int) -> contextlib.AbstractContextManager[redis_sync.Redis]:
+    return contextlib.closing(redis_sync.Redis(port=port))
+
+
+def wait_sync(ready: Callable[[], object], within: float = 10.0) -> None:
+    """Call until it neither raises nor is false."""
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(redis_sync.ConnectionError, redis_sync.BusyLoadingError):
+            if ready():
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not ready within {within} s")
+        time.sleep(0.01)
+
+
+async def eventually(
+    check: Callable[[], object | Awaitable[object]], within: float = 10.0, every: float = 0.01
+) -> object:
+    """Return the first true answer of `check`; fail when none comes in time."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = check()
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"{check} was not true within {within} s"
+        await asyncio.sleep(every)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix for this test's keys and channels."""
+    return f"t{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def settings(shared_server: str, namespace: str) -> Settings:
+    """Settings for the shared server under this test's namespace."""
+    return Settings.load(url=shared_server, namespace=namespace)
+
+
+@pytest.fixture
+async def layer(settings: Settings) -> AsyncIterator[rtx.DataLayer]:
+    """An open layer on the shared server, without a database."""
+    async with rtx.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def witness(shared_server: str) -> AsyncIterator[redis_py.Redis]:
+    """redis-py on the cache database of the shared server, as an independent program."""
+    client = redis_py.Redis.from_url(shared_server)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def own_server() -> AsyncIterator[ServerProcess]:
+    """A server of the test's own, to be killed, frozen or filled; restart it with `start`."""
+    directory = Path(tempfile.mkdtemp(prefix="rtx-own-"))
+    server = ServerProcess(directory, config={"enable-debug-command": "local"})
+    await server.start()
+    yield server
+    await server.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def seeded() -> random.Random:
+    """Seeded randomness; the seed is printed, and RTXTEST_SEED repeats it."""
+    seed = int(os.environ.get("RTXTEST_SEED", secrets.randbits(32)))
+    print(f"seed: RTXTEST_SEED={seed}")
+    return random.Random(seed)
+
+
+def shared_data(name: str) -> Path:
+    """A real-data file, or a skip that says why."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"real data {name} is not at ../shared/data")
+    return path
