@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import msgspec
 
+from rtx.errors import BadTick
 from rtx.models import Account, Alert, Execution, Position, Price, Session, SymbolSpec, Tick
 
 T = TypeVar("T")
 
-DecodeError = (msgspec.DecodeError, UnicodeDecodeError, OverflowError)
+DecodeError = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
 """What a decoder raises, ValidationError included: for `except DecodeError`."""
 
 encode: Callable[[object], bytes] = msgspec.json.Encoder(decimal_format="number").encode
@@ -67,6 +68,15 @@ def encode_price(symbol: str, bid: float, ask: float, time: int) -> bytes:
     return encode(_FullPriceJSON(symbol, iso(time), bid, ask, mid, spread))
 
 
+def check_time(symbol: str, time: int) -> None:
+    """Raise `BadTick` for a time that `iso` cannot write."""
+    if not 0 <= time < _YEAR_10000:
+        raise BadTick(
+            "bad_time", f"{symbol}: time {time} is not in epoch milliseconds; convert it first"
+        )
+
+
+_YEAR_10000 = 253_402_300_800_000
 _second = (0, "1970-01-01T00:00:00")
 
 

@@ -7,10 +7,11 @@ field is reached in the environment with two underscores: `RTX_POOL__SIZE=50`.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -22,6 +23,7 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,6 +33,7 @@ from pydantic_settings import (
 from rtx import urls
 from rtx.errors import SettingsError
 
+_QUERY_SECRET = re.compile(r"(?i)([?&][^=&#]*(?:password|passwd|secret|token)[^=&#]*=)[^&#]*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -51,7 +54,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
 
 
 class PoolSettings(_Part):
@@ -136,6 +141,7 @@ class Settings(BaseSettings):
         env_prefix="RTX_",
         env_nested_delimiter="__",
         validate_default=True,
+        hide_input_in_errors=True,
     )
 
     url: SecretStr = SecretStr("embedded://")
@@ -190,22 +196,47 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **options: object) -> Settings:
         """Read file, environment and options; raise `SettingsError` naming every bad field."""
-        known = {f"RTX_{name}".upper() for name in cls.model_fields} | {"RTX_CONFIG"}
+        known = {f"RTX_{name}".upper(): field for name, field in cls.model_fields.items()}
         for name in os.environ:
-            upper = name.upper()
-            if upper.startswith("RTX_") and upper.partition("__")[0] not in known:
+            head, nested, _ = name.upper().partition("__")
+            if not head.startswith("RTX_") or (head == "RTX_CONFIG" and not nested):
+                continue
+            field = known.get(head)
+            if field is None or (nested and not isinstance(field.default, _Part | Mapping)):
                 raise SettingsError(
-                    f"unknown environment variable {name}; known are {', '.join(sorted(known))}, "
-                    "with __ for the fields inside, such as RTX_POOL__SIZE"
+                    f"unknown environment variable {name}; known are RTX_CONFIG, "
+                    f"{', '.join(sorted(known))}, with __ for the fields inside, such as "
+                    "RTX_POOL__SIZE"
                 )
         given = {name: value for name, value in options.items() if value is not None}
         try:
             return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            problems = [_sentence(item["loc"], item["msg"]) for item in error.errors()]
+            problems = [cls._sentence(item) for item in error.errors(include_url=False)]
             raise SettingsError("bad settings: " + "; ".join(problems)) from None
         except ValueError as error:  # a nested environment variable that is not JSON
-            raise SettingsError(f"bad settings: {error}") from None
+            raise SettingsError(
+                f"bad settings: {error}; write JSON, or one field in a variable such as "
+                "RTX_POOL__SIZE"
+            ) from None
+
+    @classmethod
+    def _sentence(cls, error: ErrorDetails) -> str:
+        where = ".".join(map(str, error["loc"]))
+        text = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            text = f"unknown field; known are {', '.join(cls._fields_beside(error['loc']))}"
+        return f"{where}: {text}" if where else text
+
+    @classmethod
+    def _fields_beside(cls, location: tuple[int | str, ...]) -> list[str]:
+        part: object = cls
+        for name in location[:-1]:
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                part = part.model_fields[str(name)].annotation
+            else:  # a mapping of names to parts
+                part = get_args(part)[1]
+        return sorted(part.model_fields) if isinstance(part, type(BaseModel)) else []
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -227,18 +258,13 @@ class _FileSource(PydanticBaseSettingsSource):
             raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
 
 
-def _sentence(location: tuple[int | str, ...], message: str) -> str:
-    where = ".".join(map(str, location))
-    text = message.removeprefix("Value error, ")
-    return f"{where}: {text}" if where else text
-
-
 def masked_url(url: str) -> str:
-    """The URL with its password replaced by `***`."""
+    """The URL with its passwords, in the login or in the query, replaced by `***`."""
+    url = _QUERY_SECRET.sub(r"\1***", url)
     scheme, mark, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    userinfo, at, host = authority.rpartition("@")
-    if not at:
+    # Up to the last @: a password may have a raw / or @ in it, and too much masked is no leak.
+    login, at, host = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if not (at and colon) or rest.startswith("/"):
         return url
-    user = userinfo.partition(":")[0]
-    return f"{scheme}{mark}{user}:***@{host}{slash}{path}"
+    return f"{scheme}{mark}{user}:***@{host}"

@@ -10,6 +10,7 @@ embedded://[directory]                          a server of our own, gone with u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -113,7 +114,9 @@ FORMS = (
 
 def parse(url: str) -> Location:
     """Parse a URL; raise `SettingsError`, which never repeats a password, when it is malformed."""
-    scheme, _, rest = url.partition("://")
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        raise SettingsError(f"a URL begins with a scheme and ://; use {FORMS}")
     scheme = scheme.replace("valkey", "redis", 1)
     if scheme == "embedded":
         return Embedded(directory=rest or None)
@@ -121,8 +124,12 @@ def parse(url: str) -> Location:
         raise SettingsError(f"unknown URL scheme {scheme!r}; use {FORMS}")
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-    except ValueError as error:
-        raise SettingsError(f"malformed {scheme} URL ({error}); use {FORMS}") from None
+    except ValueError:
+        raise SettingsError(f"malformed {scheme} URL; use {FORMS}") from None
+    if scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:
+        raise SettingsError(
+            f"malformed login in a {scheme} URL; write / ? # in a user or password as %2F %3F %23"
+        )
     query = dict(parse_qsl(parts.query))
     db = _db(query.pop("db", ""), scheme)
     if query or parts.fragment:
@@ -168,7 +175,7 @@ def _cluster(scheme: str, hosts: str, path: str, login: Credentials, db: int | N
     return Cluster(_addresses(hosts, 6379, scheme), login, tls=scheme.startswith("rediss"))
 
 
-_SCHEMES = {
+_SCHEMES: dict[str, Callable[[str, str, str, Credentials, int | None], Location]] = {
     "redis": _standalone,
     "rediss": _standalone,
     "unix": _unix,
@@ -199,7 +206,11 @@ def _address(item: str, default_port: int, scheme: str) -> Address:
     except ValueError:
         host, port = None, None
     if not host or port == 0:
-        raise SettingsError(f"malformed host in a {scheme} URL: {item!r}; write host or host:port")
+        # What follows the colon is not repeated: it may be the password of a URL without its @.
+        raise SettingsError(
+            f"malformed host or port in a {scheme} URL, at {item.partition(':')[0]!r}; "
+            "write host or host:port"
+        )
     return Address(host, port or default_port)
 
 

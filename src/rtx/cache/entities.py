@@ -39,15 +39,20 @@ class PriceCache(Cache[str, Price]):
 
     async def put(self, price: Price) -> None:
         """Store a price. Raises `BadTick`, `Unavailable`, `ServerError`."""
-        check_quote(price.symbol, price.bid, price.ask)
+        _check(price)
         await self._store({price.symbol: price})
 
     async def put_many(self, prices: Iterable[Price]) -> None:
         """Store prices in one write, the last of each symbol. Raises as `put`."""
         latest = {price.symbol: price for price in prices}
         for price in latest.values():
-            check_quote(price.symbol, price.bid, price.ask)
+            _check(price)
         await self._store(latest)
+
+
+def _check(price: Price) -> None:
+    check_quote(price.symbol, price.bid, price.ask)
+    codecs.check_time(price.symbol, price.time)
 
 
 def _encode_price(price: Price) -> bytes:

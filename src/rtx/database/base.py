@@ -121,7 +121,7 @@ class Database(Protocol):
         - `DatabaseUnavailable` from the commit itself leaves its outcome open if the connection
           was lost: read the account before trying again.
 
-        An update of the same account inside its own block waits for itself, in vain.
+        An update inside the block of another may wait for it, in vain.
         """
 
 

@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from decimal import Decimal
 from itertools import groupby
@@ -45,6 +45,7 @@ try:
         func,
         make_url,
         select,
+        text,
     )
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -115,6 +116,7 @@ class SqlDatabase:
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._updates = asyncio.Semaphore(pool_size // 2)
         self._in_use = 0
+        self._returning: set[asyncio.Future[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -141,10 +143,11 @@ class SqlDatabase:
             if not self._on_postgresql:
                 await self._use_wal()
             async with self._writing() as connection:
+                if self._on_postgresql:
+                    lock = select(func.pg_advisory_xact_lock(_CREATING))
+                    await self._execute(connection, "lock its tables", lock)
                 with self._explained("create its tables"):
-                    if self._on_postgresql:
-                        await connection.execute(select(func.pg_advisory_xact_lock(_CREATING)))
-                    await connection.run_sync(tables.metadata.create_all)
+                    await _finished(connection.run_sync(tables.metadata.create_all))
                     await _finished(connection.commit())
         except BaseException:
             await self.close()
@@ -156,9 +159,8 @@ class SqlDatabase:
         while True:
             try:
                 async with self._connected() as connection:
-                    with self._explained("be opened"):
-                        await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                        return
+                    await self._execute(connection, "be opened", text("PRAGMA journal_mode=WAL"))
+                    return
             except DatabaseUnavailable as error:
                 # SQLite does not wait here for another process that does the same.
                 if "locked" not in str(error.__cause__) or time.monotonic() > end:
@@ -243,13 +245,15 @@ class SqlDatabase:
             return []
         statement = accounts.insert().returning(accounts.c.id, sort_by_parameter_order=True)
         async with self._writing() as connection:
-            with self._explained("add accounts"):
-                try:
-                    ids = (await connection.scalars(statement, values)).all()
-                except IntegrityError as error:
+            try:
+                ids = (await self._execute(connection, "add accounts", statement, values)).scalars()
+            except DatabaseUnavailable as error:
+                if isinstance(error.__cause__, IntegrityError):
                     raise Duplicate(
                         "an account number is taken already; give each account its own"
-                    ) from error
+                    ) from error.__cause__
+                raise
+            with self._explained("store the accounts"):
                 await _finished(connection.commit())
         return list(ids)
 
@@ -269,8 +273,8 @@ class SqlDatabase:
             set_={c.name: insert.excluded[c.name] for c in symbols.c if not c.primary_key},
         )
         async with self._writing() as connection:
-            with self._explained("add symbols"):
-                await connection.execute(statement, values)
+            await self._execute(connection, "add symbols", statement, values)
+            with self._explained("store the symbols"):
                 await _finished(connection.commit())
 
     @asynccontextmanager
@@ -279,15 +283,15 @@ class SqlDatabase:
         if not _fits(account_id):
             raise missing
         async with self._writing(account_id) as connection:
-            with self._explained("lock an account"):
-                lock = select(accounts).where(accounts.c.id == account_id).with_for_update()
-                row = (await connection.execute(lock)).one_or_none()
-                if row is None:
-                    raise missing
-                # Not joined to the lock: on PostgreSQL a statement that has waited for a row
-                # still sees the other tables as they were before the wait.
-                held = await connection.execute(tables.select_held, {"account": account_id})
-                update = _Update(self, connection, row, held)
+            lock = select(accounts).where(accounts.c.id == account_id).with_for_update()
+            row = (await self._execute(connection, "lock an account", lock)).one_or_none()
+            if row is None:
+                raise missing
+            # Not joined to the lock: on PostgreSQL a statement that has waited for a row still
+            # sees the other tables as they were before the wait.
+            given = {"account": account_id}
+            held = await self._execute(connection, "read positions", tables.select_held, given)
+            update = _Update(self, connection, row, held)
             yield update
             await _finished(update._commit())
 
@@ -318,9 +322,7 @@ class SqlDatabase:
                 pool_pre_ping=self._on_postgresql,
                 hide_parameters=True,
             )
-        except ImportError as error:
-            raise MissingExtra("database", error.name or str(url.drivername)) from error
-        except (SQLAlchemyError, TypeError, ValueError):
+        except (SQLAlchemyError, TypeError):
             raise SettingsError(
                 f"the database URL {self._name} has an option that is not understood"
             ) from None
@@ -337,31 +339,39 @@ class SqlDatabase:
             options["isolation_level"] = "READ COMMITTED"
         self._in_use += 1
         self._idle.clear()
+        # A task of its own: cancelled while it connects, a driver leaves a thread or socket behind.
+        starting = asyncio.ensure_future(engine.execution_options(**options).connect().start())
         try:
-            connection = engine.execution_options(**options).connect()
             try:
-                await connection
+                connection = await asyncio.shield(starting)
             except TypeError:
                 raise SettingsError(
                     f"the database URL {self._name} has an option that its driver does not know"
                 ) from None
             except Exception as error:
                 raise self._unavailable("be reached", error) from error
-            try:
-                yield connection
-            finally:
-                await _finished(self._give_back(connection, engine))
+            yield connection
+        finally:
+            returning = asyncio.ensure_future(self._give_back(starting, engine))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+            if starting.done():
+                await _finished(returning)
+
+    async def _give_back(self, starting: Awaitable[AsyncConnection], engine: AsyncEngine) -> None:
+        """Roll back what is not committed, and close the connection if its pool is gone."""
+        try:
+            connection = await starting
+            if self._engine is not engine:
+                await connection.invalidate()
+            await connection.close()
+        except Exception:
+            # The pool has dropped the connection; what failed before is the caller's news.
+            pass
         finally:
             self._in_use -= 1
             if not self._in_use:
                 self._idle.set()
-
-    async def _give_back(self, connection: AsyncConnection, engine: AsyncEngine) -> None:
-        """Roll back what is not committed, and close the connection if the pool is gone."""
-        with suppress(SQLAlchemyError, OSError):
-            if self._engine is not engine:
-                await connection.invalidate()
-            await connection.close()
 
     @asynccontextmanager
     async def _writing(self, account_id: int | None = None) -> AsyncIterator[AsyncConnection]:
@@ -385,8 +395,16 @@ class SqlDatabase:
         self, what: str, query: Executable, given: dict[str, int] | None = None
     ) -> list[Sequence[Any]]:
         async with self._connected() as connection:
-            with self._explained(what):
-                return list((await connection.execute(query, given)).all())
+            return list((await self._execute(connection, what, query, given)).all())
+
+    async def _execute(
+        self, connection: AsyncConnection, what: str, statement: Executable, given: Any = None
+    ) -> CursorResult[Any]:
+        with self._explained(what):
+            running = connection.execute(statement, given)
+            # Cut off, a statement of SQLite would keep its locks until its cursor is collected,
+            # even beyond the connection.
+            return await (running if self._on_postgresql else _finished(running))
 
     @contextmanager
     def _explained(self, what: str, remedy: str = "") -> Iterator[None]:
@@ -541,8 +559,7 @@ class _Update:
 
     async def _run(self, what: str, statement: Executable) -> CursorResult[Any]:
         try:
-            with self._database._explained(what):
-                return await self._connection.execute(statement)
+            return await self._database._execute(self._connection, what, statement)
         except BaseException as error:
             # The transaction may be half undone by now, so what follows must not be committed.
             self._failure = error
@@ -570,8 +587,15 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
         parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
-        parsed.get_dialect()().create_connect_args(parsed)
+        name = parsed.database or ":memory:"
+        if parsed.query.get("mode") == "memory" or (":memory:" in name and name != ":memory:"):
+            raise ValueError("a memory database that connections share locks readers out")
+        dialect = parsed.get_dialect()
+        dialect().create_connect_args(parsed)
+        dialect.import_dbapi()
         return parsed
+    except ImportError as error:
+        raise MissingExtra("database", error.name or "the database driver") from error
     except (SQLAlchemyError, ValueError, KeyError):
         # The driver's words may repeat parts of a password.
         raise SettingsError(f"the database URL cannot be understood; use {_FORMS}") from None
@@ -585,7 +609,7 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-async def _finished(work: Coroutine[Any, Any, None]) -> None:
+async def _finished(work: Awaitable[T]) -> T:
     """Wait for the work's end even if cancelled meanwhile; the cancellation is raised after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -596,7 +620,7 @@ async def _finished(work: Coroutine[Any, Any, None]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled from task.exception()
-    task.result()
+    return task.result()
 
 
 def _fits(number: int) -> bool:

@@ -7,13 +7,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
 
 from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError, Unavailable
 from rtx.pubsub.base import Sink
 from rtx.wire import Connection, Reply
-from rtx.wire.connection import Push
+from rtx.wire.connection import OnPush, Push
 
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 1.0
@@ -35,7 +34,7 @@ class HubStats:
 class _Channel:
     """A channel or pattern that somebody here listens to."""
 
-    __slots__ = ("confirmed", "decode", "inlets", "name", "pattern", "targets")
+    __slots__ = ("confirmed", "decode", "inlets", "name", "pattern", "received", "targets")
 
     def __init__(self, name: str, pattern: bool, decode: Callable[[bytes], object]) -> None:
         self.name = name
@@ -43,15 +42,17 @@ class _Channel:
         self.decode = decode
         self.confirmed = False
         self.inlets: dict[Sink, _Inlet] = {}
-        self.targets: tuple[Sink, ...] = ()  # the same sinks, safe to walk while they change
+        self.received = 0
+        # What the sinks deliver with, safe to walk while they come and go.
+        self.targets: tuple[Callable[[object], None], ...] = ()
 
     def add(self, inlet: _Inlet) -> None:
         self.inlets[inlet.sink] = inlet
-        self.targets = tuple(self.inlets)
+        self.targets = tuple(sink.deliver for sink in self.inlets)
 
     def remove(self, sink: Sink) -> None:
         self.inlets.pop(sink, None)
-        self.targets = tuple(self.inlets)
+        self.targets = tuple(sink.deliver for sink in self.inlets)
 
 
 class _Inlet:
@@ -73,9 +74,7 @@ class _Inlet:
             self.sink.up()
 
 
-DialSubscriber = Callable[
-    [Callable[[Push], None], Callable[[Connection], None]], Awaitable[Connection]
-]
+DialSubscriber = Callable[[OnPush, Callable[[Connection], None]], Awaitable[Connection]]
 
 
 class Hub:
@@ -94,12 +93,15 @@ class Hub:
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._received = 0  # on channels that are no longer listened to
         self._stats = HubStats()
         self.down: tuple[float, str] | None = None
 
     @property
     def stats(self) -> HubStats:
-        self._stats.channels = len(self._exact) + len(self._patterns)
+        channels = self._all()
+        self._stats.channels = len(channels)
+        self._stats.received = self._received + sum(channel.received for channel in channels)
         return self._stats
 
     @property
@@ -159,6 +161,7 @@ class Hub:
             if not channel.targets:
                 known = self._patterns if channel.pattern else self._exact
                 del known[channel.name.encode()]
+                self._received += channel.received
                 unused.append(channel)
         connection = self._connection
         if connection is None or connection.error is not None:
@@ -176,7 +179,7 @@ class Hub:
         while True:
             self._lost.clear()
             try:
-                connection = await self._dial(self._on_push, self._on_close)
+                connection = await self._dial(self._on_pushes, self._on_close)
             except RtxError as error:
                 self._stats.connect_failures += 1
                 self.down = (self.down[0] if self.down else time.monotonic(), str(error))
@@ -233,31 +236,34 @@ class Hub:
                 inlet.one_up()
 
     def _refused(self, channels: list[_Channel], error: ServerError) -> None:
-        for sink in {sink for channel in channels for sink in channel.targets}:
+        for sink in {sink for channel in channels for sink in channel.inlets}:
             sink.fail(type(error)(str(error), error.prefix))
 
     def _up_if_current(self, inlet: _Inlet) -> None:
         if self._inlets.get(inlet.sink) is inlet and inlet.missing == 0:
             inlet.sink.up()
 
-    def _on_push(self, push: Push) -> None:
-        kind = push[0]
-        if kind == b"message":
-            channel = self._exact.get(cast(bytes, push[1]))
-        elif kind == b"pmessage":
-            channel = self._patterns.get(cast(bytes, push[1]))
-        else:
-            return
-        if channel is None:
-            return
-        self._stats.received += 1
-        try:
-            message = channel.decode(cast(bytes, push[-1]))
-        except DecodeError:
-            self._stats.undecodable += 1
-            return
-        for sink in channel.targets:
-            sink.deliver(message)
+    def _on_pushes(self, pushes: list[Push]) -> None:
+        # One loop over all that a read brought: at 300,000 a second each call saved here counts.
+        exact, patterns = self._exact, self._patterns
+        for push in pushes:
+            kind = push[0]
+            if kind == b"message":
+                channel = exact.get(push[1])  # type: ignore[arg-type]
+            elif kind == b"pmessage":
+                channel = patterns.get(push[1])  # type: ignore[arg-type]
+            else:
+                continue
+            if channel is None:
+                continue
+            channel.received += 1
+            try:
+                message = channel.decode(push[-1])  # type: ignore[arg-type]
+            except DecodeError:
+                self._stats.undecodable += 1
+                continue
+            for deliver in channel.targets:
+                deliver(message)
 
 
 def _forget(future: asyncio.Future[Reply]) -> None:

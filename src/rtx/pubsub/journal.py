@@ -17,7 +17,7 @@ from rtx.models import Alert, Execution
 from rtx.pubsub.base import Subscription
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.journal_inbox import JournalInbox, JournalStats, Page
-from rtx.pubsub.offset import Offset
+from rtx.pubsub.offset import NOWHERE, Offset
 from rtx.settings import ChannelSettings
 from rtx.wire import Pool, Script
 
@@ -178,6 +178,10 @@ class Journal(Generic[M]):
             # Its number means nothing in this log: what the log has is all new to the reader.
             page = await self._read(channel, Offset(last.epoch, 0), limit)
             return replace(page, reason=reason)
+        if after and len(raws) < limit:
+            read = newest  # fewer than asked for: these are all there are
+        if after and limit > 0 and not reason and len(raws) != read - after.seq:
+            reason = "trimmed"
         messages: list[M] = []
         for raw in raws:
             try:
@@ -195,9 +199,9 @@ def _hole(after: Offset | None, last: Offset, oldest: int) -> str:
     """Why messages between a position and the log are missing; empty when none is."""
     if after is None:
         return ""
-    if after.epoch != last.epoch:
-        # A position before the first message of a log that does not exist is where it will begin.
-        return "" if not after.epoch and not last.seq else "epoch changed"
+    # A position in a log that did not exist yet is before the first message of the one that came.
+    if after.epoch != last.epoch and after != NOWHERE:
+        return "epoch changed"
     if after.seq > last.seq:
         return "rewound"
     if after.seq < last.seq and (oldest == 0 or after.seq + 1 < oldest):

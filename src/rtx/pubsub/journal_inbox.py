@@ -41,7 +41,7 @@ class JournalInbox(Inbox[M]):
     """Takes live messages while they follow on, and asks for the log whenever they do not.
 
     `position` is the newest message queued. While it catches up live messages are only noted: the
-    log has them too.
+    log has them too. Messages without a number, from writers that keep no log, are passed on.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class JournalInbox(Inbox[M]):
     def deliver(self, message: object) -> None:
         live = cast(M, message)
         position = self.position
-        if not self._live or position is None:
+        if not live.seq:
+            self._pass_on(live)
+        elif not self._live or position is None:
             self._seen = Offset(live.epoch, live.seq)
             self._first_seen = self._first_seen or self._seen
         elif live.epoch == position.epoch and live.seq <= position.seq:
@@ -96,6 +98,21 @@ class JournalInbox(Inbox[M]):
         self.queue.append(message)
         self.position = Offset(message.epoch, message.seq)
         self._stats.delivered += 1
+
+    def _pass_on(self, message: M) -> None:
+        """Take a message of a writer that keeps no log; one that finds no room is lost."""
+        if self.room > 0:
+            self.queue.append(message)
+            self._stats.delivered += 1
+        else:
+            self.skipped += 1
+            last = self.queue[-1]
+            skipped = 1
+            if isinstance(last, Gap) and last.skipped:
+                self.queue.pop()
+                skipped += last.skipped
+            self.queue.append(Gap(self.channel, "the consumer is slow", skipped=skipped))
+        self.wake()
 
     def up(self) -> None:
         self._restart()

@@ -75,7 +75,7 @@ class MarketData:
         Raises `BadTick`, `Unavailable`, `ServerError`.
         """
         try:
-            check_quote(tick.symbol, tick.bid, tick.ask)
+            _check(tick)
         except BadTick as error:
             self.stats.refused[error.reason] += 1
             raise
@@ -91,7 +91,7 @@ class MarketData:
         refused: Counter[str] = Counter()
         for tick in ticks:
             try:
-                check_quote(tick.symbol, tick.bid, tick.ask)
+                _check(tick)
             except BadTick as error:
                 refused[error.reason] += 1
             else:
@@ -207,6 +207,11 @@ class MarketData:
             pass  # no snapshot to be had: the live ticks go on without it
         if inbox.generation == generation and not inbox.ended:
             inbox.go_live(prices)
+
+
+def _check(tick: Tick) -> None:
+    check_quote(tick.symbol, tick.bid, tick.ask)
+    codecs.check_time(tick.symbol, tick.time)
 
 
 def _expiry(seconds: float) -> bytes:

@@ -6,10 +6,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import reduce
+from typing import cast
+
+from msgspec.structs import replace
 
 from rtx.errors import SubscriptionClosed
 from rtx.models import Price, Tick
 from rtx.pubsub.base import Gap, Inbox, Policy
+
+_SLOW = "the consumer is slow"
+_UNDER_WAY = 1.0
+"""Seconds after a snapshot in which a tick that is older than it may still be on its way."""
 
 
 @dataclass(slots=True)
@@ -47,23 +55,33 @@ class MarketInbox(Inbox[Tick]):
         """Counts the breaks, so that a snapshot begun before one is not used after it."""
         self._channel = channel
         self._policy = policy
+        self._every = policy != "latest"
         self._stats = stats
         self._read_snapshot = read_snapshot
         self._latest: dict[str, Tick] = {}
+        self._snapshot: dict[str, Price] = {}  # prices whose own tick has not come yet
+        self._snapshot_until = 0.0
         self._held: deque[Tick] | None = deque()
         self._held_skipped = 0
         self._broken: tuple[float, str] | None = None
 
     def deliver(self, message: object) -> None:
-        assert isinstance(message, Tick)
+        tick = cast(Tick, message)
         if self._held is None:
-            self._accept(message)
-            self.wake()
+            if self._snapshot and self._snapshot_has(tick):
+                return
+            if self._every and len(self.queue) < self.queue_size:  # nearly always
+                self.queue.append(tick)
+                self._stats.delivered += 1
+            else:
+                self._accept(tick)
+            if self._waiter is not None:
+                self.wake()
             return
         if len(self._held) >= self.queue_size:
             self._held.popleft()
             self._held_skipped += 1
-        self._held.append(message)
+        self._held.append(tick)
 
     def _accept(self, tick: Tick) -> None:
         self._stats.delivered += 1
@@ -77,6 +95,8 @@ class MarketInbox(Inbox[Tick]):
         elif self._policy == "every":
             self._drop_oldest()
             self.queue.append(tick)
+        elif sum(isinstance(item, Tick) for item in self.queue) < self.queue_size:
+            self.queue.append(tick)  # notices take no room
         else:
             self.end(
                 SubscriptionClosed(
@@ -87,15 +107,39 @@ class MarketInbox(Inbox[Tick]):
 
     def _drop_oldest(self) -> None:
         """Drop the oldest tick and say so in its place, together with what was dropped before."""
-        gaps: list[Gap] = []
-        while isinstance(item := self.queue.popleft(), Gap):
-            gaps.append(item)
-        skipped = 1 + sum(gap.skipped for gap in gaps)
-        self.skipped += 1
-        self._stats.skipped += 1
-        breaks = [gap for gap in gaps if not gap.skipped]
-        notice = Gap(self._channel, "the consumer is slow", skipped=skipped)
-        self.queue.extendleft([notice, *reversed(breaks)])
+        notices: list[Gap] = []
+        while self.queue and isinstance(item := self.queue[0], Gap):
+            notices.append(item)
+            self.queue.popleft()
+        if self.queue:
+            self.queue.popleft()
+            self.skipped += 1
+            self._stats.skipped += 1
+            notices.append(Gap(self._channel, _SLOW, skipped=1))
+        for lost in (False, True):  # in the end what was skipped stands first, then the break
+            alike = [notice for notice in notices if bool(notice.skipped) is lost]
+            if alike:
+                self.queue.appendleft(reduce(_joined, alike))
+
+    def _tell(self, notice: Gap) -> None:
+        """Queue a notice, or add it to one of its kind that is last there."""
+        last = self.queue[-1] if self.queue else None
+        if isinstance(last, Gap) and bool(last.skipped) is bool(notice.skipped):
+            self.queue[-1] = _joined(last, notice)
+        else:
+            self.queue.append(notice)
+
+    def _snapshot_has(self, tick: Tick) -> bool:
+        """Whether the snapshot was newer than a tick that came after it."""
+        if time.monotonic() > self._snapshot_until:
+            self._snapshot.clear()
+        price = self._snapshot.get(tick.symbol)
+        if price is None:
+            return False
+        if tick.time < price.time:
+            return True
+        del self._snapshot[tick.symbol]
+        return _is_tick_of(price, tick)
 
     def refill(self) -> None:
         if self._latest:
@@ -120,8 +164,9 @@ class MarketInbox(Inbox[Tick]):
         held, self._held = self._held or (), None
         if self._broken is not None and self.ready.is_set():
             since, cause = self._broken
-            self.refill()
-            self.queue.append(Gap(self._channel, cause, time.monotonic() - since))
+            if not self.queue:
+                self.refill()
+            self._tell(Gap(self._channel, cause, time.monotonic() - since))
             self._stats.gaps += 1
         self._broken = None
         for price in prices:
@@ -129,31 +174,44 @@ class MarketInbox(Inbox[Tick]):
         if self._held_skipped and self._policy != "latest":
             self.skipped += self._held_skipped
             self._stats.skipped += self._held_skipped
-            self.queue.append(
-                Gap(self._channel, "more ticks than the queue holds", skipped=self._held_skipped)
-            )
+            self._tell(Gap(self._channel, _SLOW, skipped=self._held_skipped))
         self._held_skipped = 0
-        for tick in _after_snapshot(held, {price.symbol: price for price in prices}):
+        self._snapshot = {price.symbol: price for price in prices}
+        self._snapshot_until = time.monotonic() + _UNDER_WAY
+        for tick in self._after_snapshot(held):
             self._accept(tick)
         self.ready.set()
         self.wake()
 
+    def _after_snapshot(self, held: Iterable[Tick]) -> list[Tick]:
+        """The held ticks that came after the snapshot was taken.
 
-def _after_snapshot(held: Iterable[Tick], prices: dict[str, Price]) -> list[Tick]:
-    """The ticks that came after the snapshot was taken.
+        The snapshot is itself one of the ticks: where it is among the held ones, what came up to
+        it is dropped; where it is not, what is older than it by its own time.
+        """
+        ticks = list(held)
+        place: dict[str, int] = {}
+        for index, tick in enumerate(ticks):
+            price = self._snapshot.get(tick.symbol)
+            if price and _is_tick_of(price, tick):
+                place[tick.symbol] = index
+        after = [
+            tick
+            for index, tick in enumerate(ticks)
+            if (price := self._snapshot.get(tick.symbol)) is None
+            or (index > place[tick.symbol] if tick.symbol in place else tick.time >= price.time)
+        ]
+        for symbol in place:
+            del self._snapshot[symbol]
+        return after
 
-    The snapshot is itself one of the ticks: where it is among the held ones, what came up to it is
-    dropped; where it is not, what is older than it by its own time.
-    """
-    ticks = list(held)
-    place: dict[str, int] = {}
-    for index, tick in enumerate(ticks):
-        price = prices.get(tick.symbol)
-        if price and (tick.time, tick.bid, tick.ask) == (price.time, price.bid, price.ask):
-            place[tick.symbol] = index
-    return [
-        tick
-        for index, tick in enumerate(ticks)
-        if (price := prices.get(tick.symbol)) is None
-        or (index > place[tick.symbol] if tick.symbol in place else tick.time >= price.time)
-    ]
+
+def _is_tick_of(price: Price, tick: Tick) -> bool:
+    return (tick.time, tick.bid, tick.ask) == (price.time, price.bid, price.ask)
+
+
+def _joined(one: Gap, other: Gap) -> Gap:
+    """Two notices, with nothing between them, as one."""
+    return replace(
+        other, duration=one.duration + other.duration, skipped=one.skipped + other.skipped
+    )

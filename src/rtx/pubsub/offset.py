@@ -21,3 +21,7 @@ class Offset(NamedTuple):
         if not colon or not seq.isascii() or not seq.isdecimal() or len(seq) > 15:
             raise ValueError(f"a position is written epoch:seq, not {text!r}")
         return cls(epoch, int(seq))
+
+
+NOWHERE = Offset("", 0)
+"""The newest position of a log that does not exist yet."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from rtx.wire.connection import Connection, Push
+from rtx.wire.connection import Connection, OnPush
 
 
 class Role(StrEnum):
@@ -44,7 +44,7 @@ class Topology(Protocol):
         self,
         db: int,
         on_close: Callable[[Connection], None],
-        on_push: Callable[[Push], None] | None = None,
+        on_push: OnPush | None = None,
         liveness: float | None = None,
     ) -> Connection:
         """Open a connection to the node that takes writes, with database `db` selected.

@@ -15,7 +15,7 @@ from rtx.errors import RtxError, SettingsError
 from rtx.settings import PoolSettings
 from rtx.topology.process import ServerProcess
 from rtx.topology.standalone import StandaloneTopology
-from rtx.wire.connection import Connection, Push
+from rtx.wire.connection import Connection, OnPush
 
 _RESTART_AFTER = 0.5
 _RESTART_AT_MOST_EVERY = 5.0
@@ -84,7 +84,7 @@ class EmbeddedTopology:
         self,
         db: int,
         on_close: Callable[[Connection], None],
-        on_push: Callable[[Push], None] | None = None,
+        on_push: OnPush | None = None,
         liveness: float | None = None,
     ) -> Connection:
         if self._standalone is None:

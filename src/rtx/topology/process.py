@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rtx.errors import ConnectFailed, MissingExtra, RtxError
+from rtx.errors import ConnectFailed, MissingExtra, RtxError, ServerBusy
 from rtx.urls import Address
 from rtx.wire.connection import Connection, ConnectOptions
 
@@ -100,18 +100,25 @@ class ServerProcess:
             **self._config,
         }
         arguments = [word for name, value in config.items() for word in (f"--{name}", value)]
-        self._process = await asyncio.create_subprocess_exec(
-            self._binary,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent(),
-        )
+        # What is wrong with its options a server tells before it opens its log: on stderr.
+        with self.log.open("ab") as log:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    self._binary,
+                    *arguments,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(),
+                )
+            except OSError as error:
+                raise ConnectFailed(
+                    f"the server {self._binary} cannot be started: {error.strerror}"
+                ) from None
         try:
-            async with asyncio.timeout(_READY_WITHIN):
-                await self._answers()
+            async with asyncio.timeout(_READY_WITHIN) as limit:
+                await self._answers(limit)
         except BaseException as error:
             await self.stop()
             if isinstance(error, TimeoutError):
@@ -120,7 +127,8 @@ class ServerProcess:
                 ) from None
             raise
 
-    async def _answers(self) -> None:
+    async def _answers(self, limit: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
         options = ConnectOptions(connect_timeout=1.0)
         while True:
             if self.pid is None:
@@ -130,8 +138,17 @@ class ServerProcess:
             except RtxError:
                 await asyncio.sleep(0.01)
                 continue
-            await connection.close()
-            return
+            try:
+                await connection.call("PING")
+            except ServerBusy:  # however long its data takes to load, it is alive
+                limit.reschedule(loop.time() + _READY_WITHIN)
+            except RtxError:
+                pass
+            else:
+                return
+            finally:
+                await connection.close()
+            await asyncio.sleep(0.01)
 
     async def wait(self) -> int:
         """Wait until the process ends; its exit status."""

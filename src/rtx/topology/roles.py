@@ -12,7 +12,7 @@ from rtx.settings import Settings
 from rtx.topology.base import DATABASES, Role, Topology
 from rtx.topology.embedded import EmbeddedTopology
 from rtx.topology.standalone import StandaloneTopology
-from rtx.wire.connection import Connection, Dial, Push
+from rtx.wire.connection import Connection, Dial, OnPush
 from rtx.wire.pool import Pool
 
 
@@ -79,7 +79,7 @@ class Roles:
         return self._of[role]
 
     async def dial_subscriber(
-        self, role: Role, on_push: Callable[[Push], None], on_close: Callable[[Connection], None]
+        self, role: Role, on_push: OnPush, on_close: Callable[[Connection], None]
     ) -> Connection:
         """A connection of its own for push messages, asked for life every `probe_interval`."""
         liveness = self._settings.channels.probe_interval

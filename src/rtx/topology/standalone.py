@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rtx import urls
 from rtx.settings import PoolSettings
-from rtx.wire.connection import Connection, ConnectOptions, Push
+from rtx.wire.connection import Connection, ConnectOptions, OnPush
 
 
 class StandaloneTopology:
@@ -35,7 +35,7 @@ class StandaloneTopology:
         self,
         db: int,
         on_close: Callable[[Connection], None],
-        on_push: Callable[[Push], None] | None = None,
+        on_push: OnPush | None = None,
         liveness: float | None = None,
     ) -> Connection:
         location, pool = self._location, self._pool

@@ -14,7 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import hiredis
 
@@ -35,6 +35,7 @@ Argument: TypeAlias = str | bytes | int | float
 Push: TypeAlias = "list[Reply]"
 
 _NOTHING = object()
+_PUSH = hiredis.PushNotification
 _FOREVER = float("inf")
 _CONFIRMING = frozenset(kind + b"subscribe" for kind in (b"", b"p", b"s", b"un", b"pun", b"sun"))
 
@@ -59,7 +60,11 @@ Dial: TypeAlias = "Callable[[Callable[[Connection], None]], Awaitable[Connection
 """Opens a connection to the right server; its argument is told when the connection ends."""
 
 
-def _ignore_push(_push: Push) -> None:
+OnPush: TypeAlias = "Callable[[list[Push]], None]"
+"""Takes the pushes of one read of the socket, in their order. It may neither raise nor wait."""
+
+
+def _ignore_push(_pushes: list[Push]) -> None:
     pass
 
 
@@ -74,7 +79,7 @@ class Connection(asyncio.Protocol):
         self,
         address: Address,
         options: ConnectOptions,
-        on_push: Callable[[Push], None] | None = None,
+        on_push: OnPush | None = None,
         on_close: Callable[[Connection], None] | None = None,
     ) -> None:
         self.address = address
@@ -93,6 +98,8 @@ class Connection(asyncio.Protocol):
             notEnoughData=_NOTHING,
         )
         self._transport: asyncio.Transport | None = None
+        self._hello: list[bytes] = []
+        self._greeting: list[asyncio.Future[Reply]] = []
         self._pending: deque[tuple[asyncio.Future[Reply] | Batch | Confirmation, float]] = deque()
         self._out: list[bytes] = []
         self._unsent = 0  # calls whose bytes are still in _out
@@ -117,7 +124,7 @@ class Connection(asyncio.Protocol):
         cls,
         address: Address,
         options: ConnectOptions,
-        on_push: Callable[[Push], None] | None = None,
+        on_push: OnPush | None = None,
         on_close: Callable[[Connection], None] | None = None,
     ) -> Connection:
         """Connect, log in and select the database, all within `connect_timeout`.
@@ -126,6 +133,7 @@ class Connection(asyncio.Protocol):
         """
         connection = cls(address, options, on_push, None)
         try:
+            connection._hello = _pack_hello(options)
             async with asyncio.timeout(options.connect_timeout):
                 await connection._open_socket()
                 await connection._greet()
@@ -136,6 +144,11 @@ class Connection(asyncio.Protocol):
             )
         except (ssl.SSLError, OSError) as cause:
             error = ConnectFailed(f"cannot connect to {address}: {_reason(cause)}")
+        except ValueError:  # from the encoders of host names and of credentials
+            error = ConnectFailed(
+                f"cannot connect to {address}: host, user or password has characters that cannot "
+                "be sent; check the URL"
+            )
         except ConnectionLost as cause:
             error = ConnectFailed(f"{address} hung up while connecting: {cause}")
         except ServerBusy as cause:
@@ -165,17 +178,9 @@ class Connection(asyncio.Protocol):
         )
 
     async def _greet(self) -> None:
-        login = self.options.credentials
-        hello: list[Argument] = ["HELLO", 3]
-        if login.password is not None:
-            hello += ["AUTH", login.username or "default", login.password]
-        hello += ["SETNAME", self.options.client_name]
-        greeting = self.call(*hello)
-        selected = self.call("SELECT", self.options.db) if self.options.db else None
         try:
-            await greeting
-            if selected is not None:
-                await selected
+            for reply in self._greeting:
+                await reply
         except (AccessDenied, ServerBusy, ConnectionLost):
             raise
         except ServerError as error:
@@ -185,16 +190,23 @@ class Connection(asyncio.Protocol):
             elif "DB index" in str(error):
                 what += f"; database {self.options.db} does not exist (see `databases`)"
             raise ConnectFailed(what) from None
-        finally:
-            if selected is not None and selected.done() and not selected.cancelled():
-                selected.exception()  # a failed HELLO has told the cause already
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.error is not None:  # given up while the socket was being opened
+            self._transport.abort()
+            return
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._heartbeat = self._loop.call_later(self.options.heartbeat, self._beat)
+        # Sent from here, so that a server which refuses everyone (too many clients, protected
+        # mode) cannot answer before there is a call to get the answer.
+        for packed in self._hello:
+            future: asyncio.Future[Reply] = self._new_future()
+            future.add_done_callback(_observe)
+            self._send(future, packed, self.options.connect_timeout)
+            self._greeting.append(future)
 
     # --- calling ---------------------------------------------------------------------------
 
@@ -230,8 +242,11 @@ class Connection(asyncio.Protocol):
     def batch_packed(
         self, packed: bytes, count: int, timeout: float | None = None
     ) -> asyncio.Future[list[Reply]]:
-        """The same for `count` (1 or more) commands that are RESP bytes already."""
+        """The same for `count` commands that are RESP bytes already."""
         future: asyncio.Future[list[Reply]] = self._new_future()
+        if not count:  # no reply comes for nothing, and none may be taken from the next call
+            future.set_result([])
+            return future
         self._send(Batch(future, count), packed, timeout)
         return future
 
@@ -279,17 +294,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._alive_at = self._loop.time()
         pending = self._pending
+        pushes: list[Push] = []
         parsed = False
+        reply: Any
         try:
             self._reader.feed(data)
             gets = self._reader.gets
             while (reply := gets()) is not _NOTHING:
                 parsed = True
-                if type(reply) is hiredis.PushNotification:
-                    self._take_push(reply)
+                if type(reply) is _PUSH:
+                    pushes.append(reply)
+                    if pending and reply[0] in _CONFIRMING:
+                        self._confirm(reply)
                     continue
                 if not pending:
-                    raise ProtocolViolation("a reply came that nobody asked for")
+                    what = f": {reply}" if isinstance(reply, ServerError) else ""
+                    raise ProtocolViolation(f"a reply came that nobody asked for{what}")
                 waiter = pending[0][0]
                 if isinstance(waiter, asyncio.Future):
                     pending.popleft()
@@ -302,7 +322,7 @@ class Connection(asyncio.Protocol):
                     pending.popleft()
         except ProtocolViolation as error:
             self.abort(ProtocolViolation(f"{self.address} broke the protocol: {error}"))
-        except (TypeError, ValueError, MemoryError, RecursionError) as error:
+        except (TypeError, ValueError, LookupError, MemoryError, RecursionError) as error:
             self.abort(ProtocolViolation(f"unreadable reply from {self.address}: {error}"))
         else:
             if parsed:
@@ -316,17 +336,15 @@ class Connection(asyncio.Protocol):
                         "ask for less, or raise pool.max_reply"
                     )
                 )
-            self._after_progress()
+            if pushes:
+                self._on_push(pushes)
+            if self.on_room is not None or self._retiring:
+                self._after_progress()
 
-    def _take_push(self, push: Push) -> None:
-        kind = push[0]
-        if kind in _CONFIRMING and self._pending:
-            waiter = self._pending[0][0]
-            if isinstance(waiter, Confirmation):
-                done = waiter.confirm(kind, push[1])
-                if done:
-                    self._pending.popleft()
-        self._on_push(push)
+    def _confirm(self, push: Push) -> None:
+        waiter = self._pending[0][0]
+        if isinstance(waiter, Confirmation) and waiter.confirm(cast(bytes, push[0]), push[1]):
+            self._pending.popleft()
 
     def _after_progress(self) -> None:
         if self.on_room is not None and self.has_room:
@@ -385,9 +403,11 @@ class Connection(asyncio.Protocol):
         token = os.urandom(8).hex().encode()
 
         def compare(future: asyncio.Future[Reply]) -> None:
-            if future.cancelled() or self.error is not None:
+            if future.cancelled():
                 return
             error = future.exception()
+            if self.error is not None:
+                return
             if error is None and future.result() != token:
                 self.abort(ProtocolViolation(f"{self.address} answered PING with another reply"))
             elif isinstance(error, CallTimeout):
@@ -464,6 +484,22 @@ def _fail(
         # An exception of its own for each call: a shared one would gather every caller's traceback.
         kind = type(error) if isinstance(error, ConnectionLost) else ConnectionLost
         future.set_exception(kind(str(error), maybe_applied=maybe_applied))
+
+
+def _pack_hello(options: ConnectOptions) -> list[bytes]:
+    login = options.credentials
+    hello: list[Argument] = ["HELLO", 3]
+    if login.password is not None:
+        hello += ["AUTH", login.username or "default", login.password]
+    hello += ["SETNAME", options.client_name]
+    commands = [hello, ["SELECT", options.db]] if options.db else [hello]
+    return [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+
+
+def _observe(future: asyncio.Future[Reply]) -> None:
+    """Look at the outcome, so that one which nobody awaits any more is not reported as lost."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from rtx.errors import ConnectionLost, PoolExhausted, RtxError, Unavailable
+from rtx.errors import ConnectionLost, PoolExhausted, RtxError, ServerError, Unavailable
 from rtx.settings import PoolSettings
 from rtx.wire.connection import Argument, Connection, Dial
 from rtx.wire.replies import Reply
@@ -50,6 +50,7 @@ class Pool:
         self._dial = dial
         self._settings = settings
         self._connections: list[Connection] = []
+        self._leaving: set[Connection] = set()  # retired, with replies still to come
         self._born: dict[Connection, float] = {}
         self._used: dict[Connection, float] = {}
         self._first: Connection | None = None
@@ -74,7 +75,8 @@ class Pool:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._wake(len(self._waiters))
-        await asyncio.gather(*(connection.close() for connection in list(self._connections)))
+        everyone = [*self._connections, *self._leaving]
+        await asyncio.gather(*(connection.close() for connection in everyone))
 
     @property
     def down(self) -> RtxError | None:
@@ -106,7 +108,7 @@ class Pool:
         return self._batch_later(commands, timeout)
 
     def batch_packed(self, packed: bytes, count: int) -> Awaitable[list[Reply]]:
-        """The same for `count` (1 or more) commands that are RESP bytes already."""
+        """The same for `count` commands that are RESP bytes already."""
         first = self._first
         if first is not None and first.has_room:
             return first.batch_packed(packed, count)
@@ -144,6 +146,7 @@ class Pool:
         """The first connection with room; waits `pool_timeout` for one while the server is up."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._settings.pool_timeout
+        join = self._waiters.append
         while True:
             if self._closed:
                 raise Unavailable("the data layer is closed; open it before you call it")
@@ -155,24 +158,28 @@ class Pool:
                     return connection
                 connection.on_room = self._on_room
             if not self._connections and self._down is not None:
-                raise type(self._down)(str(self._down)) from self._down
+                raise _another(self._down) from self._down
             waiter: asyncio.Future[None] = loop.create_future()
-            self._waiters.append(waiter)
+            join(waiter)
+            join = self._waiters.appendleft  # who is woken in vain keeps the place in the queue
             self._wanted.set()
             self._stats.waits += 1
             try:
                 async with asyncio.timeout_at(give_up):
                     await waiter
-            except TimeoutError:
+            except (TimeoutError, asyncio.CancelledError) as error:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                else:
+                    self._on_room()  # the room this one was woken for is another's now
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 self._stats.exhausted += 1
                 raise PoolExhausted(
                     f"all {len(self._connections)} connections are full and none had room within "
                     f"{self._settings.pool_timeout:g} s; the server is overloaded, or raise "
                     "pool.size or pool.max_in_flight"
                 ) from None
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
 
     # --- connections -----------------------------------------------------------------------
 
@@ -192,6 +199,7 @@ class Pool:
         """A connection ended, by itself or by us."""
         if connection in self._connections:
             self._stats.lost += 1
+        self._leaving.discard(connection)
         self._drop(connection)
         self._wanted.set()
 
@@ -203,7 +211,14 @@ class Pool:
             self._first = self._connections[0] if self._connections else None
 
     def _on_room(self) -> None:
-        self._wake(self._settings.max_in_flight)
+        """Wake as many as there is room for; the rest are told at the next reply."""
+        if not self._waiters:
+            return
+        most = self._settings.max_in_flight
+        self._wake(sum(most - each.in_flight for each in self._connections if each.has_room))
+        if self._waiters:
+            for connection in self._connections:
+                connection.on_room = self._on_room
 
     def _wake(self, count: int) -> None:
         while self._waiters and count > 0:
@@ -258,5 +273,13 @@ class Pool:
             if (old or (idle and spare)) and (spare or len(self._connections) > 1):
                 self._drop(connection)
                 self._stats.retired += 1
+                self._leaving.add(connection)
                 connection.retire()
                 self._wanted.set()
+
+
+def _another(error: RtxError) -> RtxError:
+    """The same error anew; one object for every caller would gather all their tracebacks."""
+    if isinstance(error, ServerError):
+        return type(error)(str(error), error.prefix)
+    return type(error)(str(error))

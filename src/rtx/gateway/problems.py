@@ -1,0 +1,176 @@
+"""Every error a client sees: one shape, one place that decides it.
+
+`{"code": "stale_price", "reason": "cause and remedy", "retryable": true}`, over HTTP with its
+status and `Retry-After`, over a stream as a message of type `error`. What went wrong inside
+(addresses, statements) goes to the log, never to a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Request
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
+from msgspec import Struct
+
+from rtx.errors import DatabaseUnavailable, NotFound, RtxError, ServerError, Unavailable
+from rtx.gateway.orders import OrderRejected
+from rtx.gateway.replies import JsonResponse
+
+_log = logging.getLogger("rtx.gateway")
+
+RETRY_AFTER_OUTAGE = 1.0
+"""Seconds a client is asked to wait when a server behind the gateway is away."""
+
+
+_LONGEST_WAIT = 86_400.0  # a limit says infinite for what it will never allow
+
+
+class Problem(Struct, frozen=True):
+    """Error as a client sees it; `code` is a stable word, `reason` a sentence for people."""
+
+    code: str
+    reason: str
+    retryable: bool
+
+
+class Refused(RtxError):
+    """The gateway turns a request down; the facts are those of the answer, times in seconds."""
+
+    code: str  # type: ignore[misc]  # one class for all reasons, so per instance
+    retryable: bool  # type: ignore[misc]
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        reason: str,
+        *,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class Answer(Struct, frozen=True):
+    """What an error is answered with; `retry_after` in seconds."""
+
+    status: int
+    problem: Problem
+    retry_after: float | None = None
+
+    def headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        if self.retry_after is not None or self.status in (429, 503):
+            seconds = min(self.retry_after or 0, _LONGEST_WAIT)
+            headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+
+def answer_to(error: Exception, *, writes: bool = False) -> Answer:
+    """The answer to an error; `writes` says that the request asked for a change."""
+    if isinstance(error, Refused | OrderRejected):
+        return Answer(
+            error.status, Problem(error.code, str(error), error.retryable), error.retry_after
+        )
+    if isinstance(error, Unavailable):
+        if writes and error.maybe_applied:
+            # Sending an order again after this answer could fill it twice.
+            reason = (
+                "the data servers broke off, and the request may have been carried out; "
+                "look at the executions before sending it again"
+            )
+            return Answer(503, Problem("unavailable", reason, False), RETRY_AFTER_OUTAGE)
+        reason = "the data servers cannot be reached; try again in a moment"
+        return Answer(503, Problem("unavailable", reason, True), RETRY_AFTER_OUTAGE)
+    if isinstance(error, DatabaseUnavailable):
+        reason = "the database cannot be reached; try again in a moment"
+        return Answer(503, Problem(error.code, reason, True), RETRY_AFTER_OUTAGE)
+    if isinstance(error, ServerError):
+        reason = "the data server refused the command; its log and `rtx doctor` say why"
+        return Answer(503, Problem(error.code, reason, error.retryable), RETRY_AFTER_OUTAGE)
+    if isinstance(error, NotFound):
+        return Answer(404, Problem(error.code, str(error), False))
+    if isinstance(error, HTTPException):
+        return _of_framework(error)
+    reason = "the gateway failed; its log has the cause"
+    return Answer(500, Problem("internal", reason, False))
+
+
+def _of_framework(error: HTTPException) -> Answer:
+    status = error.status_code
+    code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    reason = error.detail
+    if isinstance(error, ValidationException):
+        reason = "; ".join(_field_sentence(item) for item in error.extra or ()) or reason
+    elif status == 400 and error.__cause__ is not None:
+        reason = f"the body is not valid JSON: {error.detail}"
+    elif status == 404:
+        reason = "there is no such route; /docs lists them"
+    elif status >= 500:
+        return Answer(
+            status, Problem("internal", "the gateway failed; its log has the cause", False)
+        )
+    return Answer(status, Problem(code, reason, False))
+
+
+def _field_sentence(item: object) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    message = item.get("message", "is not valid")
+    field = item.get("key", "")
+    if field in ("", "data"):  # the whole body
+        return "the body is missing; send a JSON object" if message == "'data'" else str(message)
+    return f"{field}: {message}"
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> JsonResponse[Problem]:
+    """Litestar's exception handler for everything raised in a route."""
+    answer = answer_to(error, writes=request.method not in ("GET", "HEAD"))
+    if answer.status >= 500:
+        known = isinstance(error, RtxError)
+        _log.log(
+            logging.WARNING if known else logging.ERROR,
+            "%s %s failed with %s: %s",
+            request.method,
+            request.scope["path"],
+            answer.status,
+            error,
+            exc_info=None if known else error,
+        )
+    headers = answer.headers()
+    if isinstance(error, HTTPException) and error.headers:
+        headers |= {name.title(): value for name, value in error.headers.items()}
+    return JsonResponse(answer.problem, status_code=answer.status, headers=headers)
+
+
+_DESCRIPTIONS = {
+    400: "A parameter or the body is malformed; `reason` names the field",
+    401: "No session: log in with POST /v1/sessions",
+    403: "The session may not use this account, or the request comes from another site",
+    404: "It does not exist; `code` says which part",
+    409: "It cannot be done in the present state; `code` says why",
+    413: "The body is too large",
+    422: "The values are well-formed but not acceptable",
+    429: "Too many requests; wait as long as Retry-After says",
+    500: "The gateway failed; its log has the cause",
+    503: "A server behind the gateway is away; wait as long as Retry-After says",
+}
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """The error answers of a route, for its OpenAPI description."""
+    return {
+        status: ResponseSpec(Problem, description=_DESCRIPTIONS[status], generate_examples=False)
+        for status in statuses
+    }
