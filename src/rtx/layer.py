@@ -83,6 +83,7 @@ class DataLayer:
         self.hub = Hub(
             lambda on_push, on_close: roles.dial_subscriber(Role.PUBSUB, on_push, on_close)
         )
+        roles.topology(Role.PUBSUB).on_change(self.hub.hurry)
         self.market_data = MarketData(
             cache,
             pubsub,

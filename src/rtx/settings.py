@@ -79,6 +79,19 @@ class PoolSettings(_Part):
     max_reply: int = Field(64 * 2**20, ge=2**20, description="bytes of one reply")
 
 
+class SentinelSettings(_Part):
+    """What the sentinels ask of those who connect to them; the primary's login is in the URL."""
+
+    username: str | None = None
+    password: SecretStr | None = None
+
+    @property
+    def credentials(self) -> urls.Credentials:
+        """The same as the wire takes it."""
+        password = None if self.password is None else self.password.get_secret_value()
+        return urls.Credentials(self.username, password)
+
+
 class TTLSettings(_Part):
     """How long each cached value is fresh, in seconds."""
 
@@ -152,6 +165,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     client_name: str = Field("rtx", pattern=r"^[!-~]+$")
     pool: PoolSettings = PoolSettings()
+    sentinel: SentinelSettings = SentinelSettings()
     ttl: TTLSettings = TTLSettings()
     channels: ChannelSettings = ChannelSettings()
     limits: Mapping[str, LimitSettings] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from dataclasses import dataclass
 from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError, Unavailable
 from rtx.pubsub.base import Sink
-from rtx.wire import Connection, Reply
+from rtx.wire import Backoff, Connection, Reply
 from rtx.wire.connection import OnPush, Push
 
-_FIRST_BACKOFF = 0.05
-_LAST_BACKOFF = 1.0
 _CHANNELS_PER_COMMAND = 512
 
 
@@ -93,6 +90,7 @@ class Hub:
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._backoff = Backoff()
         self._received = 0  # on channels that are no longer listened to
         self._stats = HubStats()
         self.down: tuple[float, str] | None = None
@@ -109,8 +107,12 @@ class Hub:
         """Whether nobody listens, so that no connection is needed."""
         return not self._inlets
 
+    def hurry(self) -> None:
+        """Dial now rather than after the pause: the topology has news of the server."""
+        self._backoff.hurry()
+
     async def close(self) -> None:
-        """End the connection; subscriptions that are left end in `ConnectionLost`."""
+        """End the connection; subscriptions that are left end in `Unavailable`."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -175,7 +177,6 @@ class Hub:
     # --- the connection --------------------------------------------------------------------
 
     async def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
         while True:
             self._lost.clear()
             try:
@@ -183,10 +184,9 @@ class Hub:
             except RtxError as error:
                 self._stats.connect_failures += 1
                 self.down = (self.down[0] if self.down else time.monotonic(), str(error))
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                await self._backoff.rest()
                 continue
-            backoff = _FIRST_BACKOFF
+            self._backoff.reset()
             self._connection, self.down = connection, None
             self._stats.connects += 1
             self._ask(connection, self._all())
@@ -219,7 +219,7 @@ class Hub:
         def answered(future: asyncio.Future[Reply]) -> None:
             error = None if future.cancelled() else future.exception()
             if isinstance(error, ServerError):
-                self._refused(channels, error)
+                self._refused(connection, channels, error)
             elif error is None and connection is self._connection:
                 for channel in channels:
                     self._confirm(channel)
@@ -235,7 +235,14 @@ class Hub:
             for inlet in list(channel.inlets.values()):
                 inlet.one_up()
 
-    def _refused(self, channels: list[_Channel], error: ServerError) -> None:
+    def _refused(
+        self, connection: Connection, channels: list[_Channel], error: ServerError
+    ) -> None:
+        if len(channels) > 1:  # one of them is enough to have all refused: ask for each
+            for channel in channels:
+                if channel.targets:
+                    self._ask_chunk(connection, [channel])
+            return
         for sink in {sink for channel in channels for sink in channel.inlets}:
             sink.fail(type(error)(str(error), error.prefix))
 

@@ -53,6 +53,9 @@ class Topology(Protocol):
         long it may take to answer; by default 1 s and `read_timeout`.
         """
 
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call `told` when a server can be dialed that could not be before."""
+
     @property
     def public_url(self) -> str:
         """A URL for other programs on this machine, passwords masked."""

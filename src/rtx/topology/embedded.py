@@ -39,6 +39,7 @@ class EmbeddedTopology:
         self._process: ServerProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._standalone: StandaloneTopology | None = None
+        self._told: list[Callable[[], None]] = []
         self.restarts = 0
 
     @property
@@ -51,6 +52,10 @@ class EmbeddedTopology:
     @property
     def public_url(self) -> str:
         return self.process.url
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call `told` when the server runs again."""
+        self._told.append(told)
 
     async def open(self) -> None:
         config = {}
@@ -102,6 +107,8 @@ class EmbeddedTopology:
                 pause = min(pause * 2, _RESTART_AT_MOST_EVERY)
             else:
                 self.restarts += 1
+                for told in self._told:
+                    told()
                 pause = _RESTART_AFTER
 
 

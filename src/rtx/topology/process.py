@@ -90,22 +90,12 @@ class ServerProcess:
         Raises `ConnectFailed` with the server's last words when it does not.
         """
         self.log.unlink(missing_ok=True)
-        config = {
-            "bind": "127.0.0.1",
-            "port": str(self.port),
-            **({"unixsocket": str(self.socket), "unixsocketperm": "700"} if self.socket else {}),
-            "dir": str(self.directory),
-            "logfile": str(self.log),
-            "save": "",
-            **self._config,
-        }
-        arguments = [word for name, value in config.items() for word in (f"--{name}", value)]
         # What is wrong with its options a server tells before it opens its log: on stderr.
         with self.log.open("ab") as log:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     self._binary,
-                    *arguments,
+                    *self._arguments(),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -126,6 +116,18 @@ class ServerProcess:
                     f"the server did not answer within {_READY_WITHIN:g} s; see {self.log}"
                 ) from None
             raise
+
+    def _arguments(self) -> list[str]:
+        config = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            **({"unixsocket": str(self.socket), "unixsocketperm": "700"} if self.socket else {}),
+            "dir": str(self.directory),
+            "logfile": str(self.log),
+            "save": "",
+            **self._config,
+        }
+        return [word for name, value in config.items() for word in (f"--{name}", value)]
 
     async def _answers(self, limit: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
@@ -181,6 +183,26 @@ class ServerProcess:
         except OSError:
             return f"it wrote no log; run {self._binary} by hand to see why"
         return " | ".join(lines[-3:]) or "its log is empty"
+
+
+class SentinelProcess(ServerProcess):
+    """A `valkey-server` that runs as a sentinel; `conf` has its `sentinel …` lines."""
+
+    def __init__(self, directory: Path, conf: str, *, binary: str | None = None) -> None:
+        super().__init__(directory, binary=binary)
+        self.socket = None
+        self._conf = conf
+
+    def _arguments(self) -> list[str]:
+        # A sentinel keeps what it learns in its configuration file: written once, never over it.
+        path = self.directory / "sentinel.conf"
+        if not path.exists():
+            path.write_text(
+                f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\nlogfile {self.log}\n"
+                f"{self._conf}",
+                "utf-8",
+            )
+        return [str(path), "--sentinel"]
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -11,6 +11,7 @@ from rtx.errors import SettingsError
 from rtx.settings import Settings
 from rtx.topology.base import DATABASES, Role, Topology
 from rtx.topology.embedded import EmbeddedTopology
+from rtx.topology.sentinel import SentinelTopology
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire.connection import Connection, Dial, OnPush
 from rtx.wire.pool import Pool
@@ -38,10 +39,12 @@ class Roles:
                 return EmbeddedTopology(location, pool, name)
             case urls.Standalone():
                 return StandaloneTopology(location, pool, name)
-            case urls.Sentinel() | urls.Cluster():
+            case urls.Sentinel():
+                return SentinelTopology(location, pool, name, self._settings.sentinel.credentials)
+            case urls.Cluster():
                 raise SettingsError(
-                    f"{location}: this version connects to embedded:// and single servers only; "
-                    "name the primary with redis://host:port"
+                    f"{location}: this version does not connect to clusters; name a single server "
+                    "with redis://host:port or a service with redis+sentinel://"
                 )
 
     async def open(self) -> None:
@@ -57,6 +60,7 @@ class Roles:
                 pool = Pool(self._dial(role), self._settings.pool)
                 self._stack.push_async_callback(pool.close)
                 await pool.open()
+                self._of[role].on_change(pool.hurry)
                 self._pools[role] = pool
         except BaseException:
             await self.close()

@@ -25,6 +25,9 @@ class StandaloneTopology:
     def public_url(self) -> str:
         return str(self._location)
 
+    def on_change(self, told: Callable[[], None]) -> None:
+        pass  # the address never changes, so there is never news
+
     async def open(self) -> None:
         pass
 

@@ -1,8 +1,18 @@
 """The way to the server: one multiplexed, pipelined RESP3 connection, and a pool of them."""
 
+from rtx.wire.backoff import Backoff
 from rtx.wire.connection import Connection, ConnectOptions, Dial
 from rtx.wire.pool import Pool, PoolStats
 from rtx.wire.replies import Reply
 from rtx.wire.scripts import Script
 
-__all__ = ["ConnectOptions", "Connection", "Dial", "Pool", "PoolStats", "Reply", "Script"]
+__all__ = [
+    "Backoff",
+    "ConnectOptions",
+    "Connection",
+    "Dial",
+    "Pool",
+    "PoolStats",
+    "Reply",
+    "Script",
+]

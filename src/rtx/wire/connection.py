@@ -54,6 +54,8 @@ class ConnectOptions:
     """A silent connection is pinged this often, and its answer is compared."""
     max_in_flight: int = 10_000
     max_reply: int = 64 * 2**20
+    leave_if_readonly: bool = False
+    """Retire when the server says that it is a read-only replica."""
 
 
 Dial: TypeAlias = "Callable[[Callable[[Connection], None]], Awaitable[Connection]]"
@@ -94,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._new_future = self._loop.create_future
         self._reader = hiredis.Reader(
             protocolError=ProtocolViolation,
-            replyError=server_error,
+            replyError=self._error_reply,
             notEnoughData=_NOTHING,
         )
         self._transport: asyncio.Transport | None = None
@@ -320,6 +322,8 @@ class Connection(asyncio.Protocol):
                             waiter.set_result(reply)
                 elif waiter.take(reply):
                     pending.popleft()
+            if pushes:
+                self._on_push(pushes)
         except ProtocolViolation as error:
             self.abort(ProtocolViolation(f"{self.address} broke the protocol: {error}"))
         except (TypeError, ValueError, LookupError, MemoryError, RecursionError) as error:
@@ -336,8 +340,6 @@ class Connection(asyncio.Protocol):
                         "ask for less, or raise pool.max_reply"
                     )
                 )
-            if pushes:
-                self._on_push(pushes)
             if self.on_room is not None or self._retiring:
                 self._after_progress()
 
@@ -352,6 +354,12 @@ class Connection(asyncio.Protocol):
             told()
         if self._retiring and not self._pending:
             self.abort(ConnectionLost(f"the connection to {self.address} was closed"))
+
+    def _error_reply(self, text: str) -> ServerError:
+        error = server_error(text)
+        if self.options.leave_if_readonly and error.prefix == "READONLY":
+            self._loop.call_soon(self.retire)
+        return error
 
     # --- deadlines and liveness ------------------------------------------------------------
 

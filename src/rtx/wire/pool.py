@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 from rtx.errors import ConnectionLost, PoolExhausted, RtxError, ServerError, Unavailable
 from rtx.settings import PoolSettings
+from rtx.wire.backoff import Backoff
 from rtx.wire.connection import Argument, Connection, Dial
 from rtx.wire.replies import Reply
 
-_FIRST_BACKOFF = 0.05
-_LAST_BACKOFF = 1.0
 _TIDY_EVERY = 1.0
 
 
@@ -59,6 +58,7 @@ class Pool:
         self._down: RtxError | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+        self._backoff = Backoff()
         self._stats = PoolStats()
 
     # --- life ------------------------------------------------------------------------------
@@ -77,6 +77,10 @@ class Pool:
         self._wake(len(self._waiters))
         everyone = [*self._connections, *self._leaving]
         await asyncio.gather(*(connection.close() for connection in everyone))
+
+    def hurry(self) -> None:
+        """Dial now rather than after the pause: the topology has news of the server."""
+        self._backoff.hurry()
 
     @property
     def down(self) -> RtxError | None:
@@ -230,7 +234,6 @@ class Pool:
     # --- the keeper ------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        backoff = _FIRST_BACKOFF
         while True:
             self._wanted.clear()
             self._tidy()
@@ -242,10 +245,9 @@ class Pool:
                     if not self._connections:
                         self._down = error
                         self._wake(len(self._waiters))
-                    await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-                    backoff = min(backoff * 2, _LAST_BACKOFF)
+                    await self._backoff.rest()
                 else:
-                    backoff = _FIRST_BACKOFF
+                    self._backoff.reset()
                 continue
             try:
                 async with asyncio.timeout(_TIDY_EVERY):

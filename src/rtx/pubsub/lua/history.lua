@@ -6,6 +6,7 @@
 -- reply    {epoch or nil, seq of the newest message or 0, seq of the oldest kept or 0,
 --           seq of the last message read or 0, {message, ...}}
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
+if not meta[1] then return {false, 0, 0, 0, {}} end -- what is left is of an epoch that is over
 local after = tonumber(ARGV[1])
 local count = tonumber(ARGV[2])
 local oldest = 0
