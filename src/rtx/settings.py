@@ -16,7 +16,6 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -32,6 +31,7 @@ from pydantic_settings import (
 
 from rtx import urls
 from rtx.errors import SettingsError
+from rtx.security import LoginSettings, Part, TLSSettings
 
 _QUERY_SECRET = re.compile(r"(?i)([?&][^=&#]*(?:password|passwd|secret|token)[^=&#]*=)[^&#]*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -53,13 +53,7 @@ def _seconds(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
-    )
-
-
-class PoolSettings(_Part):
+class PoolSettings(Part):
     """Connections to one server for one role; times in seconds.
 
     A connection carries many calls at once, so few are open at most times: the next is opened when
@@ -79,20 +73,7 @@ class PoolSettings(_Part):
     max_reply: int = Field(64 * 2**20, ge=2**20, description="bytes of one reply")
 
 
-class SentinelSettings(_Part):
-    """What the sentinels ask of those who connect to them; the primary's login is in the URL."""
-
-    username: str | None = None
-    password: SecretStr | None = None
-
-    @property
-    def credentials(self) -> urls.Credentials:
-        """The same as the wire takes it."""
-        password = None if self.password is None else self.password.get_secret_value()
-        return urls.Credentials(self.username, password)
-
-
-class TTLSettings(_Part):
+class TTLSettings(Part):
     """How long each cached value is fresh, in seconds."""
 
     account: Seconds = 60.0
@@ -102,14 +83,14 @@ class TTLSettings(_Part):
     session: Seconds = 86_400.0
 
 
-class LimitSettings(_Part):
+class LimitSettings(Part):
     """At most `limit` hits in any window of `per` seconds."""
 
     limit: int = Field(ge=1, le=100_000)
     per: Seconds
 
 
-class ChannelSettings(_Part):
+class ChannelSettings(Part):
     """Pub/Sub: capped logs and the bound of each local subscriber's queue."""
 
     log_size: int = Field(10_000, ge=1, description="executions or alerts kept per account")
@@ -118,14 +99,14 @@ class ChannelSettings(_Part):
     probe_interval: Seconds = 1.0
 
 
-class UserSettings(_Part):
+class UserSettings(Part):
     """A login of the gateway; `password_hash` comes from `rtx config hash-password`."""
 
     password_hash: SecretStr
     accounts: tuple[int, ...] = ()
 
 
-class GatewaySettings(_Part):
+class GatewaySettings(Part):
     """HTTP, WebSocket and SSE for clients that do not speak Redis."""
 
     host: str = "127.0.0.1"
@@ -144,8 +125,8 @@ _ORDERS = LimitSettings(limit=10, per=1.0)
 class Settings(BaseSettings):
     """All settings of a process.
 
-    `url` serves all roles (databases 0, 1, 2) unless a role has a URL of its own. Raises
-    `SettingsError` from `load`, naming the field and what it should be.
+    `url` serves all roles (databases 0, 1, 2) unless a role has a URL of its own, and `login` all
+    roles unless a role has one. `load` raises `SettingsError`, naming the field and the remedy.
     """
 
     model_config = SettingsConfigDict(
@@ -165,7 +146,12 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     client_name: str = Field("rtx", pattern=r"^[!-~]+$")
     pool: PoolSettings = PoolSettings()
-    sentinel: SentinelSettings = SentinelSettings()
+    login: LoginSettings = LoginSettings()
+    cache_login: LoginSettings = LoginSettings()
+    pubsub_login: LoginSettings = LoginSettings()
+    limits_login: LoginSettings = LoginSettings()
+    sentinel_login: LoginSettings = LoginSettings()
+    tls: TLSSettings = TLSSettings()
     ttl: TTLSettings = TTLSettings()
     channels: ChannelSettings = ChannelSettings()
     limits: Mapping[str, LimitSettings] = {}
@@ -192,9 +178,17 @@ class Settings(BaseSettings):
         return {"api": _API, "orders": _ORDERS, **self.limits}
 
     def location(self, role: Literal["cache", "pubsub", "limits"]) -> urls.Location:
-        """Where the server of a role is."""
+        """Where the server of a role is, with the role's login where the URL has none.
+
+        Raises `SettingsError` when a password file cannot be read.
+        """
         own: SecretStr | None = getattr(self, f"{role}_url")
-        return urls.parse((own or self.url).get_secret_value())
+        location = urls.parse((own or self.url).get_secret_value())
+        login: LoginSettings = getattr(self, f"{role}_login")
+        credentials = login.credentials
+        if credentials == urls.NO_CREDENTIALS:
+            credentials = self.login.credentials
+        return urls.with_credentials(location, credentials)
 
     @classmethod
     def settings_customise_sources(
@@ -216,7 +210,7 @@ class Settings(BaseSettings):
             if not head.startswith("RTX_") or (head == "RTX_CONFIG" and not nested):
                 continue
             field = known.get(head)
-            if field is None or (nested and not isinstance(field.default, _Part | Mapping)):
+            if field is None or (nested and not isinstance(field.default, Part | Mapping)):
                 raise SettingsError(
                     f"unknown environment variable {name}; known are RTX_CONFIG, "
                     f"{', '.join(sorted(known))}, with __ for the fields inside, such as "

@@ -11,7 +11,7 @@ embedded://[directory]                          a server of our own, gone with u
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -105,6 +105,14 @@ class Cluster:
 
 
 Location: TypeAlias = Embedded | Standalone | Sentinel | Cluster
+
+
+def with_credentials(location: Location, credentials: Credentials) -> Location:
+    """The location with this login, unless it has one or is embedded."""
+    if isinstance(location, Embedded) or location.credentials != NO_CREDENTIALS:
+        return location
+    return replace(location, credentials=credentials)
+
 
 FORMS = (
     "redis://host:6379, rediss://host:6379, unix:///path, redis+sentinel://h1:26379,h2:26379/name, "

@@ -36,11 +36,11 @@ class PositionCache(Cache[int, tuple[Position, ...]]):
 
     async def put(self, account_id: int, positions: Iterable[Position]) -> None:
         """Store an account's positions, all of them. Raises `Unavailable`, `ServerError`."""
-        await self._store({account_id: tuple(positions)})
+        await self._put({account_id: tuple(positions)})
 
     async def put_many(self, positions: Mapping[int, Iterable[Position]]) -> None:
         """Store the positions of several accounts in one write. Raises as `put`."""
-        await self._store({id: tuple(several) for id, several in positions.items()})
+        await self._put({id: tuple(several) for id, several in positions.items()})
 
 
 class AccountCache(Cache[int, Account], Generic[U]):
@@ -61,11 +61,11 @@ class AccountCache(Cache[int, Account], Generic[U]):
 
     async def put(self, account: Account) -> None:
         """Store an account. Raises `Unavailable`, `ServerError`."""
-        await self._store({account.id: account})
+        await self._put({account.id: account})
 
     async def put_many(self, accounts: Iterable[Account]) -> None:
         """Store accounts in one write. Raises as `put`."""
-        await self._store({account.id: account for account in accounts})
+        await self._put({account.id: account for account in accounts})
 
     @asynccontextmanager
     async def update(self, account_id: int) -> AsyncIterator[U]:

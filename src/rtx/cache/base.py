@@ -150,6 +150,12 @@ class Cache(Generic[K, V]):
 
     # --- writing ---------------------------------------------------------------------------
 
+    async def _put(self, values: Mapping[K, V]) -> None:
+        """Store what a caller has now, after the invalidations of what was there before."""
+        if self._owed:
+            await self._settle()
+        await self._store(values)
+
     async def _store(self, values: Mapping[K, V]) -> None:
         commands = [
             ("SET", self._key(id), self._encode(value), "PX", self._ttl_ms)
@@ -186,9 +192,10 @@ class Cache(Generic[K, V]):
     async def _settle(self) -> None:
         """Send the invalidations that are owed; raises, and keeps them, when it cannot."""
         now = time.monotonic()
-        keys = list(self._owed)
-        due = [key for key in keys if self._owed[key] > now]
+        owed = dict(self._owed)
+        due = [key for key, until in owed.items() if until > now]
         for start in range(0, len(due), _CHUNK):
             await self._pool.call("DEL", *due[start : start + _CHUNK])
-        for key in keys:
-            self._owed.pop(key, None)
+        for key, until in owed.items():
+            if self._owed.get(key) == until:  # else it was invalidated again meanwhile
+                del self._owed[key]

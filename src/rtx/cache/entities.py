@@ -21,11 +21,11 @@ class SymbolCache(Cache[str, SymbolSpec]):
 
     async def put(self, spec: SymbolSpec) -> None:
         """Store a spec. Raises `Unavailable`, `ServerError`."""
-        await self._store({spec.symbol: spec})
+        await self._put({spec.symbol: spec})
 
     async def put_many(self, specs: Iterable[SymbolSpec]) -> None:
         """Store specs in one write. Raises as `put`."""
-        await self._store({spec.symbol: spec for spec in specs})
+        await self._put({spec.symbol: spec for spec in specs})
 
 
 class PriceCache(Cache[str, Price]):
@@ -40,14 +40,14 @@ class PriceCache(Cache[str, Price]):
     async def put(self, price: Price) -> None:
         """Store a price. Raises `BadTick`, `Unavailable`, `ServerError`."""
         _check(price)
-        await self._store({price.symbol: price})
+        await self._put({price.symbol: price})
 
     async def put_many(self, prices: Iterable[Price]) -> None:
         """Store prices in one write, the last of each symbol. Raises as `put`."""
         latest = {price.symbol: price for price in prices}
         for price in latest.values():
             _check(price)
-        await self._store(latest)
+        await self._put(latest)
 
 
 def _check(price: Price) -> None:

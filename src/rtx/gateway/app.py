@@ -13,12 +13,13 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from msgspec import Struct
 
 from rtx.errors import RtxError
 from rtx.gateway import operations, pages, problems, rest
 from rtx.gateway.gateway import Gateway
-from rtx.gateway.orders import OrderDesk
-from rtx.gateway.replies import DecimalSchema, JsonResponse
+from rtx.gateway.orders import MarketOrder, OrderDesk
+from rtx.gateway.replies import DecimalSchema, JsonResponse, Login
 from rtx.gateway.sse import events
 from rtx.gateway.stream import stream
 from rtx.layer import DataLayer
@@ -64,9 +65,9 @@ def create_app(
             gateway.counters.responded(message["status"])
             message["headers"] = [*message["headers"], *_SECURITY]
 
-    return Litestar(
+    app = Litestar(
         route_handlers=[
-            *rest.routes(),
+            *rest.routes(login=gateway.settings.auth == "required"),
             stream,
             events,
             operations.live,
@@ -102,3 +103,11 @@ def create_app(
         ),
         state=State({"gateway": gateway}),
     )
+    _forbid_unknown_fields(app, MarketOrder, Login)
+    return app
+
+
+def _forbid_unknown_fields(app: Litestar, *bodies: type[Struct]) -> None:
+    """Say in the description what the decoder does; Litestar leaves it out."""
+    for body in bodies:
+        app.openapi_schema.components.schemas[body.__name__].additional_properties = False

@@ -8,9 +8,8 @@ sends them, since any other site could make it do so.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Network
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
@@ -95,14 +94,21 @@ async def identify(gateway: Gateway, token: str) -> Caller:
 
 
 def address_of(connection: Connection) -> str:
-    """The client's address; the network of 64 bits for IPv6, which one client has to itself."""
-    host = connection.client.host if connection.client else "unknown"
-    if ":" in host:
-        try:
-            return str(IPv6Network((host.partition("%")[0], 64), strict=False).network_address)
-        except ValueError:
-            return host
-    return host
+    """Whom to count a request without a session for."""
+    return counted_address(connection.client.host if connection.client else "unknown")
+
+
+def counted_address(host: str) -> str:
+    """The address itself; of IPv6 its network of 64 bits, which one client has to itself."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:  # an IPv4 client of a listener on ::
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address, 64), strict=False).network_address)
 
 
 def same_site(connection: Connection) -> bool:
@@ -110,7 +116,8 @@ def same_site(connection: Connection) -> bool:
     origin = connection.headers.get("origin")
     if origin is None:
         return True
-    return urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() != ""
+    host = connection.headers.get("host", "").lower()
+    return bool(host) and origin.lower() in (f"http://{host}", f"https://{host}")
 
 
 def check_site(gateway: Gateway, connection: Connection) -> None:
@@ -132,7 +139,8 @@ async def allow(gateway: Gateway, subject: str) -> None:
         raise Refused(
             429,
             "rate_limited",
-            f"over {decision.limit} requests; wait {max(decision.retry_after, 0.001):.3f} s",
+            f"more requests than the limit of {decision.limit} allows; "
+            f"wait {decision.retry_after:.3f} s",
             retryable=True,
             retry_after=decision.retry_after,
         )

@@ -24,6 +24,7 @@ class Client:
         self._caller = caller
         self._journals: dict[Channel, Follower] = {}
         self._symbols: set[Channel] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # of journals, left ones until they have ended
         self.outbox = Outbox(gateway.settings.send_queue, gateway.counters)
 
     @property
@@ -74,7 +75,7 @@ class Client:
         if after is not None:
             position = parse_position(channel, after)
         follower = self._journals.get(channel)
-        if follower is not None and position is None:
+        if follower is not None and position is None and not follower.task.done():
             follower.confirm()
             return
         self._leave_journal(channel)
@@ -85,7 +86,10 @@ class Client:
                 f"a client may follow {MAX_CHANNELS} channels; leave some, or follow market_data:*",
             )
         if channel.is_journal:
-            self._journals[channel] = Follower(self._gateway.layer, channel, position, self.outbox)
+            follower = Follower(self._gateway.layer, channel, position, self.outbox)
+            self._journals[channel] = follower
+            self._tasks.add(follower.task)
+            follower.task.add_done_callback(self._tasks.discard)
         else:
             self._symbols.add(channel)
             self._gateway.ticks.join(channel.subject, self.outbox)
@@ -97,10 +101,9 @@ class Client:
 
     async def close(self) -> None:
         """Leave all channels; returns when its tasks have ended."""
-        tasks = [follower.task for follower in self._journals.values()]
         for channel in [*self._symbols, *self._journals]:
             self._leave(channel)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _try_subscribe(self, name: str, after: str | None) -> None:
         try:

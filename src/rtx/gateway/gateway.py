@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 
 from rtx.errors import DatabaseUnavailable, ServerError, Unavailable
 from rtx.gateway.auth import Caller
 from rtx.gateway.client import Client
+from rtx.gateway.counters import Counters
 from rtx.gateway.orders import OrderDesk
-from rtx.gateway.outbox import Counters
 from rtx.gateway.passwords import Passwords
 from rtx.gateway.problems import Refused
 from rtx.gateway.state import StateWatch
@@ -17,6 +18,8 @@ from rtx.gateway.symbols import KnownSymbols
 from rtx.gateway.ticks import TickHub
 from rtx.layer import DataLayer
 from rtx.settings import GatewaySettings
+
+_log = logging.getLogger("rtx.gateway")
 
 SESSION_ENDED = 4001
 """Close code: the session behind the connection has ended."""
@@ -49,6 +52,8 @@ class Gateway:
             asyncio.create_task(self.state.run(), name="rtx-gateway-state"),
             asyncio.create_task(self._watch_sessions(), name="rtx-gateway-sessions"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_log_failure)
         return self
 
     async def __aexit__(
@@ -124,3 +129,8 @@ class Gateway:
                         Refused(401, "session_ended", "the session has ended; log in again")
                     )
                     client.outbox.end(SESSION_ENDED, "the session has ended")
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s has failed", task.get_name(), exc_info=error)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from rtx.errors import RtxError
 from rtx.gateway import messages
 from rtx.gateway.messages import Channel
-from rtx.gateway.outbox import Outbox
+from rtx.gateway.outbox import INTERNAL, Outbox
 from rtx.gateway.problems import Refused, answer_to
 from rtx.layer import DataLayer
 from rtx.models import Alert, Execution
 from rtx.pubsub import Gap, JournalSubscription, Offset
+
+_log = logging.getLogger("rtx.gateway")
 
 
 def parse_position(channel: Channel, after: str) -> Offset:
@@ -63,6 +66,9 @@ class Follower:
                     self._pass_on(item)
         except RtxError as error:
             self._outbox.put(messages.error(answer_to(error).problem, self._channel.name))
+        except Exception:
+            _log.exception("%s has failed for a client, which is closed", self._channel.name)
+            self._outbox.end(INTERNAL, "the gateway failed; its log has the cause")
 
     def _subscribe(self) -> JournalSubscription[Execution] | JournalSubscription[Alert]:
         account_id = self._channel.account_id

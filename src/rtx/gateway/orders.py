@@ -24,6 +24,7 @@ _RETRYABLE = frozenset({"limit_exceeded", "stale_price", "market_closed"})
 # No blanks, and none of , * ? [ ] { } " \\ which mean something in lists, patterns and key names;
 # `$` alone would let a line feed at the end through.
 SYMBOL_PATTERN = r"^[!#-)+\x2d-\x3e@-Z^-z|~]{1,64}$(?!\n)"
+SYMBOLS_PATTERN = r"^([!#-)+\x2d-\x3e@-Z^-z|~]{1,64}(,|$))*$(?!\n)"
 Symbol = Annotated[str, Meta(pattern=SYMBOL_PATTERN)]
 
 

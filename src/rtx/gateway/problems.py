@@ -131,6 +131,8 @@ def _field_sentence(item: object) -> str:
     field = item.get("key", "")
     if field in ("", "data"):  # the whole body
         return "the body is missing; send a JSON object" if message == "'data'" else str(message)
+    if "matching regex" in message:
+        message = "not of the form that /docs describes"
     return f"{field}: {message}"
 
 

@@ -64,7 +64,7 @@ async def serve(
         app,
         lifespan="on",
         log_config=None,
-        log_level="warning",  # the access log would show the tokens of streams
+        log_level="critical",  # it would log the tokens of streams; failures are logged by us
         access_log=False,
         server_header=False,
         proxy_headers=bool(trusted_proxies),

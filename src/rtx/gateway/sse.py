@@ -17,7 +17,7 @@ from rtx.gateway.gateway import Gateway
 from rtx.gateway.journals import parse_position
 from rtx.gateway.messages import Channel
 from rtx.gateway.outbox import MAX_CHANNELS
-from rtx.gateway.problems import Refused, documented
+from rtx.gateway.problems import Refused, answer_to, documented
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -35,7 +35,6 @@ _HEADERS = {
         "executions or alerts, events carry their position as id, and `Last-Event-ID` resumes."
     ),
     responses=documented(400, 401, 403, 429, 503),
-    security=[{"session": []}],
     opt={"query_token": True},
     tags=["Streams"],
 )
@@ -81,7 +80,11 @@ async def _events(
     resumable: Channel | None,
     after: str | None,
 ) -> AsyncGenerator[bytes, None]:
-    client = gateway.connect(caller)
+    try:
+        client = gateway.connect(caller)
+    except Refused as error:  # the last place went to another one while this one began
+        yield _event(f"[{messages.error(answer_to(error).problem)}]", "")
+        return
     outbox = client.outbox
     try:
         outbox.put(await gateway.state.message())

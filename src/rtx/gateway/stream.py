@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,11 +16,13 @@ from rtx.gateway import messages
 from rtx.gateway.auth import check_site, identify, token_of
 from rtx.gateway.client import Client
 from rtx.gateway.gateway import SESSION_ENDED, TRY_LATER, Gateway
-from rtx.gateway.outbox import OVERFLOW, Ending, Outbox
+from rtx.gateway.outbox import INTERNAL, OVERFLOW, Ending, Outbox
 from rtx.gateway.problems import Refused, answer_to
 
 if TYPE_CHECKING:
     from litestar.types.asgi_types import WebSocketSendEvent
+
+_log = logging.getLogger("rtx.gateway")
 
 MAX_FRAME = 64 * 1024
 """Bytes of a frame from a client; a longer one closes the connection with 1009."""
@@ -71,7 +74,8 @@ async def _converse(socket: Socket, gateway: Gateway, client: Client) -> Ending 
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
-            raise result
+            _log.error("a stream has failed", exc_info=result)
+            outbox.end(INTERNAL, "the gateway failed; its log has the cause")
     return outbox.ended.result() if outbox.ended.done() else None
 
 

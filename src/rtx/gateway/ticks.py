@@ -31,6 +31,7 @@ class TickHub:
         self._layer = layer
         self._known = symbols
         self._feeds: dict[str, _Feed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # stopped ones too, until they have ended
 
     def join(self, symbol: str, outbox: Outbox) -> None:
         """Send the client the symbol's ticks: a `subscribed`, the latest tick, then each new one.
@@ -40,6 +41,8 @@ class TickHub:
         feed = self._feeds.get(symbol)
         if feed is None:
             feed = self._feeds[symbol] = _Feed(self._layer, symbol, self._known)
+            self._tasks.add(feed.task)
+            feed.task.add_done_callback(self._tasks.discard)
         feed.join(outbox)
 
     def leave(self, symbol: str, outbox: Outbox) -> None:
@@ -53,10 +56,10 @@ class TickHub:
 
     async def close(self) -> None:
         """End all subscriptions."""
-        feeds, self._feeds = list(self._feeds.values()), {}
-        for feed in feeds:
-            feed.stop()
-        await asyncio.gather(*(feed.task for feed in feeds), return_exceptions=True)
+        self._feeds.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def channels(self) -> int:
@@ -112,6 +115,9 @@ class _Feed:
             except RtxError as error:
                 cause = str(error)
                 _log.warning("%s: %s; subscribing again", self._channel, error)
+            except Exception:
+                cause = "the gateway failed"
+                _log.exception("%s has failed; subscribing again", self._channel)
             self._ready = False
             await asyncio.sleep(_RESTART)
             self._notify(cause, _RESTART)

@@ -12,11 +12,15 @@ moment. `Roles` joins the topologies of the three roles. Guarantees that every t
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from rtx.wire.connection import Connection, OnPush
+from rtx.settings import PoolSettings
+from rtx.urls import NO_CREDENTIALS, Credentials
+from rtx.wire.connection import Connection, ConnectOptions, OnPush
 
 
 class Role(StrEnum):
@@ -29,6 +33,41 @@ class Role(StrEnum):
 
 DATABASES = {Role.CACHE: 0, Role.PUBSUB: 1, Role.LIMITS: 2}
 """Each role's database number where one server has all three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How this process connects, whatever it connects to."""
+
+    pool: PoolSettings
+    client_name: str = "rtx"
+    tls: ssl.SSLContext | None = None
+    sentinel_credentials: Credentials = NO_CREDENTIALS
+
+    def options(
+        self,
+        credentials: Credentials,
+        *,
+        db: int = 0,
+        tls: bool = False,
+        liveness: float | None = None,
+        leave_if_readonly: bool = False,
+    ) -> ConnectOptions:
+        """Options of one connection; `liveness` as in `Topology.dial`."""
+        pool = self.pool
+        return ConnectOptions(
+            credentials=credentials,
+            db=db,
+            client_name=self.client_name,
+            tls=(self.tls or ssl.create_default_context()) if tls else None,
+            connect_timeout=pool.connect_timeout,
+            # A call waits in the write buffer and then for its reply: one clock for both.
+            read_timeout=liveness or min(pool.read_timeout, pool.write_timeout),
+            heartbeat=liveness or 1.0,
+            max_in_flight=pool.max_in_flight,
+            max_reply=pool.max_reply,
+            leave_if_readonly=leave_if_readonly,
+        )
 
 
 class Topology(Protocol):

@@ -12,7 +12,7 @@ from typing import IO
 
 from rtx import urls
 from rtx.errors import RtxError, SettingsError
-from rtx.settings import PoolSettings
+from rtx.topology.base import Manner
 from rtx.topology.process import ServerProcess
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire.connection import Connection, OnPush
@@ -28,12 +28,9 @@ class EmbeddedTopology:
     one it lives in a temporary directory and goes with us. Other programs reach it at `public_url`.
     """
 
-    def __init__(
-        self, location: urls.Embedded, pool: PoolSettings, client_name: str = "rtx"
-    ) -> None:
+    def __init__(self, location: urls.Embedded, manner: Manner) -> None:
         self._location = location
-        self._pool = pool
-        self._client_name = client_name
+        self._manner = manner
         self._directory: Path | None = None
         self._lock: IO[str] | None = None
         self._process: ServerProcess | None = None
@@ -71,7 +68,7 @@ class EmbeddedTopology:
             await self.close()
             raise
         location = urls.Standalone(self._process.local)
-        self._standalone = StandaloneTopology(location, self._pool, self._client_name)
+        self._standalone = StandaloneTopology(location, self._manner)
         self._supervisor = asyncio.create_task(self._supervise(), name="rtx-embedded")
 
     async def close(self) -> None:

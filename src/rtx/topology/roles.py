@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from rtx import urls
 from rtx.errors import SettingsError
 from rtx.settings import Settings
-from rtx.topology.base import DATABASES, Role, Topology
+from rtx.topology.base import DATABASES, Manner, Role, Topology
 from rtx.topology.embedded import EmbeddedTopology
 from rtx.topology.sentinel import SentinelTopology
 from rtx.topology.standalone import StandaloneTopology
@@ -33,14 +33,20 @@ class Roles:
             self._of[role] = self._topologies[location]
 
     def _build(self, location: urls.Location) -> Topology:
-        pool, name = self._settings.pool, self._settings.client_name
+        settings = self._settings
+        manner = Manner(
+            settings.pool,
+            settings.client_name,
+            None if isinstance(location, urls.Embedded) else settings.tls.context(),
+            settings.sentinel_login.credentials,
+        )
         match location:
             case urls.Embedded():
-                return EmbeddedTopology(location, pool, name)
+                return EmbeddedTopology(location, manner)
             case urls.Standalone():
-                return StandaloneTopology(location, pool, name)
+                return StandaloneTopology(location, manner)
             case urls.Sentinel():
-                return SentinelTopology(location, pool, name, self._settings.sentinel.credentials)
+                return SentinelTopology(location, manner)
             case urls.Cluster():
                 raise SettingsError(
                     f"{location}: this version does not connect to clusters; name a single server "

@@ -8,18 +8,17 @@ server is used only after it has said itself, by ROLE, that it is a primary.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from rtx import urls
 from rtx.errors import ConnectFailed, ConnectionLost, RtxError
-from rtx.settings import PoolSettings
-from rtx.urls import NO_CREDENTIALS, Address, Credentials
-from rtx.wire.connection import Connection, ConnectOptions, OnPush, Push
+from rtx.topology.base import Manner
+from rtx.urls import Address
+from rtx.wire.connection import Connection, OnPush, Push
 from rtx.wire.replies import Reply
 
 _ASK_EVERY = 1.0
@@ -42,18 +41,10 @@ class SentinelTopology:
     Calls that a former primary has not answered within 0.2 s end in `ConnectionLost`.
     """
 
-    def __init__(
-        self,
-        location: urls.Sentinel,
-        pool: PoolSettings,
-        client_name: str = "rtx",
-        sentinel_credentials: Credentials = NO_CREDENTIALS,
-    ) -> None:
+    def __init__(self, location: urls.Sentinel, manner: Manner) -> None:
         self._location = location
-        self._pool = pool
-        self._client_name = client_name
-        self._sentinel_credentials = sentinel_credentials
-        self._tls = ssl.create_default_context() if location.tls else None
+        self._manner = manner
+        self._patience = manner.pool.connect_timeout
         self._known: _Word | None = None
         self._words: dict[Address, _Word] = {}
         self._errors: dict[Address, str] = {}
@@ -85,7 +76,7 @@ class SentinelTopology:
             for address in self._location.sentinels
         ]
         try:
-            async with asyncio.timeout(self._pool.connect_timeout):
+            async with asyncio.timeout(self._patience):
                 while self._known is None:
                     self._changed.clear()
                     if len(self._errors) == len(self._location.sentinels):
@@ -129,7 +120,7 @@ class SentinelTopology:
         """Open a connection to the primary; when that changes meanwhile, to the new one."""
         last = ""
         try:
-            async with asyncio.timeout(self._pool.connect_timeout):
+            async with asyncio.timeout(self._patience):
                 while True:
                     self._changed.clear()
                     address = self.primary
@@ -175,17 +166,12 @@ class SentinelTopology:
         on_push: OnPush | None,
         liveness: float | None,
     ) -> Connection:
-        location, pool = self._location, self._pool
-        options = ConnectOptions(
-            credentials=location.credentials,
+        location = self._location
+        options = self._manner.options(
+            location.credentials,
             db=db if location.db is None else location.db,
-            client_name=self._client_name,
-            tls=self._tls,
-            connect_timeout=pool.connect_timeout,
-            read_timeout=liveness or min(pool.read_timeout, pool.write_timeout),
-            heartbeat=liveness or 1.0,
-            max_in_flight=pool.max_in_flight,
-            max_reply=pool.max_reply,
+            tls=location.tls,
+            liveness=liveness,
             leave_if_readonly=True,
         )
         accepted = False
@@ -222,13 +208,13 @@ class SentinelTopology:
 
     async def _watch(self, address: Address) -> None:
         """Listen to one sentinel, and ask it every second and at each switch it announces."""
-        options = ConnectOptions(
-            credentials=self._sentinel_credentials,
-            client_name=self._client_name,
-            tls=self._tls,
+        options = replace(
+            self._manner.options(
+                self._manner.sentinel_credentials,
+                tls=self._location.tls,
+                liveness=_SENTINEL_TIMEOUT,
+            ),
             connect_timeout=_SENTINEL_TIMEOUT,
-            read_timeout=_SENTINEL_TIMEOUT,
-            heartbeat=_SENTINEL_TIMEOUT,
         )
         ask_now = asyncio.Event()
 
@@ -312,13 +298,7 @@ class SentinelTopology:
             await asyncio.sleep(_ASK_EVERY)
 
     async def _ask_role(self, address: Address) -> None:
-        options = ConnectOptions(
-            credentials=self._location.credentials,
-            client_name=self._client_name,
-            tls=self._tls,
-            connect_timeout=self._pool.connect_timeout,
-            read_timeout=self._pool.read_timeout,
-        )
+        options = self._manner.options(self._location.credentials, tls=self._location.tls)
         connection = await Connection.dial(address, options)
         try:
             while address == self.primary:

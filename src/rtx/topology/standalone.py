@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 from rtx import urls
-from rtx.settings import PoolSettings
-from rtx.wire.connection import Connection, ConnectOptions, OnPush
+from rtx.topology.base import Manner
+from rtx.wire.connection import Connection, OnPush
 
 
 class StandaloneTopology:
     """Dials one address; a database in the URL takes the place of the role's own number."""
 
-    def __init__(
-        self, location: urls.Standalone, pool: PoolSettings, client_name: str = "rtx"
-    ) -> None:
+    def __init__(self, location: urls.Standalone, manner: Manner) -> None:
         self._location = location
-        self._pool = pool
-        self._client_name = client_name
-        self._tls = ssl.create_default_context() if location.tls else None
+        self._manner = manner
 
     @property
     def public_url(self) -> str:
@@ -41,17 +36,11 @@ class StandaloneTopology:
         on_push: OnPush | None = None,
         liveness: float | None = None,
     ) -> Connection:
-        location, pool = self._location, self._pool
-        options = ConnectOptions(
-            credentials=location.credentials,
+        location = self._location
+        options = self._manner.options(
+            location.credentials,
             db=db if location.db is None else location.db,
-            client_name=self._client_name,
-            tls=self._tls,
-            connect_timeout=pool.connect_timeout,
-            # A call waits in the write buffer and then for its reply: one clock for both.
-            read_timeout=liveness or min(pool.read_timeout, pool.write_timeout),
-            heartbeat=liveness or 1.0,
-            max_in_flight=pool.max_in_flight,
-            max_reply=pool.max_reply,
+            tls=location.tls,
+            liveness=liveness,
         )
         return await Connection.dial(location.address, options, on_push, on_close)

@@ -1,0 +1,5 @@
+"""`python -m rtx.cli` is `rtx`."""
+
+from rtx.cli import main
+
+main()

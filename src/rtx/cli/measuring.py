@@ -1,0 +1,148 @@
+"""The measurements of `rtx bench`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+
+import msgspec
+
+import rtx
+from rtx.errors import RtxError
+from rtx.settings import LimitSettings, Settings
+
+AT_ONCE = 100
+"""Calls that are under way together when throughput is measured."""
+
+USES = ("cache get", "price put", "publish", "subscribe", "limit hit")
+
+_SYMBOLS = tuple(f"BENCH{number}" for number in range(10))
+_SUBJECTS = range(100)
+_BURST = 1_000  # ticks sent ahead of a subscriber, well below its queue
+_LIMIT = LimitSettings(limit=100, per=1.0)
+
+_Call = Callable[[int], Awaitable[object]]
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One use: latencies of single calls in microseconds, and calls per second with many at once.
+
+    For `subscribe` the latency is from publishing a tick to having it.
+    """
+
+    use: str
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    per_second: float
+    calls: int
+
+
+async def measure(
+    settings: Settings, seconds: float, starting: Callable[[str], None]
+) -> list[Measurement]:
+    """Measure every use for that long, in a namespace of its own that is empty afterwards.
+
+    `starting` is told each use before it is measured.
+    """
+    own = f"bench-{secrets.token_hex(6)}"
+    namespace = f"{settings.namespace}:{own}" if settings.namespace else own
+    alone = settings.model_copy(
+        update={"namespace": namespace, "limits": {**settings.limits, "bench": _LIMIT}}
+    )
+    async with rtx.open(alone) as layer, _cleaned(layer):
+        prices = [rtx.Price(symbol, bid=1.0955, ask=1.0956) for symbol in _SYMBOLS]
+        ticks = [rtx.Tick(symbol, bid=1.0955, ask=1.0956, lp="BENCH") for symbol in _SYMBOLS]
+        calls: dict[str, _Call] = {
+            "cache get": lambda n: layer.prices.get(_SYMBOLS[n % 10]),
+            "price put": lambda n: layer.prices.put(prices[n % 10]),
+            "publish": lambda n: layer.market_data.publish(ticks[n % 10]),
+            "limit hit": lambda n: layer.limits["bench"].hit(n % len(_SUBJECTS)),
+        }
+        results: list[Measurement] = []
+        for use in USES:
+            starting(use)
+            if use == "subscribe":
+                results.append(await _subscribe(layer, seconds))
+            else:
+                await layer.prices.put_many(prices)
+                results.append(await _of_calls(use, calls[use], seconds))
+        return results
+
+
+@asynccontextmanager
+async def _cleaned(layer: rtx.DataLayer) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(RtxError):  # all of it expires within seconds by itself
+            await layer.prices.invalidate(*_SYMBOLS)
+            await asyncio.gather(*(layer.limits["bench"].reset(id) for id in _SUBJECTS))
+
+
+async def _of_calls(use: str, call: _Call, seconds: float) -> Measurement:
+    clock = time.perf_counter
+    latencies: list[float] = []
+    end = clock() + seconds / 2
+    while (started := clock()) < end:
+        await call(len(latencies))
+        latencies.append(clock() - started)
+    began = clock()
+    end = began + seconds / 2
+
+    async def worker() -> int:
+        done = 0
+        while clock() < end:
+            await call(done)
+            done += 1
+        return done
+
+    done = sum(await asyncio.gather(*(worker() for _ in range(AT_ONCE))))
+    return _measurement(use, latencies, done / (clock() - began), done)
+
+
+async def _subscribe(layer: rtx.DataLayer, seconds: float) -> Measurement:
+    clock = time.perf_counter
+    latencies: list[float] = []
+    received = 0
+    symbol = _SYMBOLS[0]
+    tick = rtx.Tick(symbol, bid=1.0955, ask=1.0956, lp="BENCH")
+    async with layer.market_data.subscribe(symbol, snapshot=False) as subscription:
+        await subscription.ready()
+        end = clock() + seconds / 2
+        while (started := clock()) < end:
+            await layer.market_data.publish(tick)
+            await anext(subscription)
+            latencies.append(clock() - started)
+        burst = [tick] * _BURST
+        began = clock()
+        end = began + seconds / 2
+        async with aclosing(subscription.batches()) as batches:
+            while clock() < end:
+                await layer.market_data.publish_many(burst)
+                missing = _BURST
+                while missing > 0:
+                    missing -= len(await anext(batches))
+                received += _BURST
+    return _measurement("subscribe", latencies, received / (clock() - began), received)
+
+
+def _measurement(use: str, latencies: list[float], per_second: float, calls: int) -> Measurement:
+    latencies.sort()
+    return Measurement(
+        use=use,
+        p50_us=_quantile(latencies, 0.5),
+        p99_us=_quantile(latencies, 0.99),
+        p999_us=_quantile(latencies, 0.999),
+        per_second=round(per_second, 1),
+        calls=calls + len(latencies),
+    )
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """In microseconds; the smallest value that this share of all is not above."""
+    place = min(int(len(ordered) * share), len(ordered) - 1)
+    return round(ordered[place] * 1e6, 1)

@@ -1,0 +1,124 @@
+"""A starter rtx.toml, made from the settings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
+
+from pydantic import BaseModel, SecretStr
+
+from rtx.settings import LimitSettings, Settings
+
+_HEAD = """\
+# Settings of RTX. Every line that begins with "#" and a name is a setting at its default: take the
+# "#" away to change it. The environment goes before this file: RTX_URL, RTX_POOL__SIZE=50.
+# Times are seconds, or text such as "250ms", "5m", "1h". `rtx config check` checks this file,
+# `rtx config show` shows what is in force.
+"""
+
+_COMMENTS = {
+    "url": "server of all roles: redis://[user:password@]host:6379, rediss://, unix:///path, "
+    "embedded://[directory] (one of our own)",
+    "cache_url": "server of the caches, if it is another: allkeys-lru, no durability needed",
+    "pubsub_url": "server of channels and their logs, if it is another: noeviction, AOF, replicas",
+    "limits_url": "server of the rate limits, if it is another: noeviction",
+    "namespace": "put before every key and channel, so that several systems can share a server",
+    "database_url": "system of record: sqlite+aiosqlite:///file.db or "
+    "postgresql+asyncpg://user:password@host/name; without one there is none",
+    "client_name": "name of our connections in CLIENT LIST",
+    "pool": "connections to one server for one role; each carries many calls at once",
+    "pool.size": "connections at most",
+    "pool.min_idle": "spare connections kept warm",
+    "pool.max_age": "a connection is replaced after this long",
+    "pool.pool_timeout": "wait for room when all connections are full",
+    "pool.idle_timeout": "a spare connection is closed after this long",
+    "pool.connect_timeout": "wait for a new connection",
+    "pool.read_timeout": "wait for a reply",
+    "pool.write_timeout": "wait for a command to be sent",
+    "pool.max_retries": "how often a call is sent again, where that cannot do it twice",
+    "pool.max_in_flight": "calls that may await replies on one connection",
+    "pool.max_reply": "bytes of the largest reply that is read",
+    "ttl": "how long each cached value is fresh",
+    "ttl.account": "accounts: account:{id}",
+    "ttl.price": "latest prices: price:{symbol}",
+    "ttl.positions": "open positions: positions:{account}",
+    "ttl.symbol": "terms of trade: symbol:{symbol}",
+    "ttl.session": "logins of the gateway: session:{token}",
+    "channels": "market data, executions and alerts",
+    "channels.log_size": "executions, or alerts, kept per account for subscribers who were away",
+    "channels.log_ttl": "a log is dropped this long after its last message",
+    "channels.queue_size": "messages that a subscriber in this process may lag",
+    "channels.probe_interval": "how often a silent subscriber connection is asked if it lives",
+    "limits": "rate limits: at most `limit` hits in any window of `per`; names of your own too",
+    "limits.limit": "hits allowed in a window",
+    "limits.per": "the window",
+    "gateway": "HTTP, WebSocket and SSE for clients that do not speak Redis",
+    "gateway.host": "address to listen on; 0.0.0.0 is all of this machine",
+    "gateway.port": "port to listen on; 0 takes a free one",
+    "gateway.auth": '"required": accounts and orders need a login; "open": nothing does',
+    "gateway.max_connections": "streams (WebSocket and SSE) at once",
+    "gateway.send_queue": "messages that a slow client may lag",
+    "gateway.heartbeat": "how often a stream is told the state, and asked if it lives",
+}
+
+# What is not set by default cannot be written down; these lines show the form.
+_EXAMPLES = {
+    "cache_url": "redis://cache.example:6379",
+    "pubsub_url": "redis://state.example:6379",
+    "limits_url": "redis://state.example:6379",
+    "database_url": "sqlite+aiosqlite:///rtx.db",
+}
+
+_USERS = """\
+# Logins: the name, its password (from `rtx config hash-password`), and the accounts it may use.
+#[gateway.users.alice]
+#password_hash = "scrypt$…"
+#accounts = [1, 2]
+"""
+
+
+def starter() -> str:
+    """The text of the file; what it leaves out or comments out is a default."""
+    settings = Settings.model_construct()
+    lines = [_HEAD, *_section(settings, "")]
+    for name in Settings.model_fields:
+        part = getattr(settings, name)
+        if isinstance(part, BaseModel):
+            lines += ["", f"# {_COMMENTS[name]}", f"[{name}]", *_section(part, f"{name}.")]
+        elif name == "limits":
+            lines += ["", f"# {_COMMENTS[name]}"]
+            lines += _limits(settings.named_limits)
+    return "\n".join([*lines, "", _USERS])
+
+
+def _section(part: BaseModel, prefix: str) -> Iterator[str]:
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, BaseModel | Mapping):
+            continue
+        example = _EXAMPLES.get(prefix + name)
+        default = "" if example is None else " (not set by default)"
+        yield from wrap(
+            f"{_COMMENTS[prefix + name]}{default}",
+            98,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_long_words=False,
+        )
+        yield f"#{name} = {_toml(value if example is None else example)}"
+
+
+def _limits(limits: Mapping[str, LimitSettings]) -> Iterator[str]:
+    for name, limit in limits.items():
+        yield f"[limits.{name}]"
+        yield from (f"{field} = {_toml(getattr(limit, field))}" for field in ("limit", "per"))
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{value:_}" if isinstance(value, int) and value >= 10_000 else f"{value}"
