@@ -223,9 +223,9 @@ async def _pump(layer: rtx.DataLayer, source: Feed, json: bool) -> int:
         if reason in ("unavailable", "server_busy", "not_writable", "out_of_memory")
     }
     if lost:
+        missing = terminal.count(sum(lost.values()), "tick")
         terminal.error(
-            f"{sum(lost.values())} ticks could not be delivered ({', '.join(lost)}); "
-            "see to the server, then feed again"
+            f"{missing} could not be delivered ({', '.join(lost)}); see to the server, then feed again"
         )
         return 1
     return 0

@@ -47,12 +47,12 @@ def serve(
         from rtx.gateway import serve as run_gateway
 
         gateway = settings.gateway
-        if gateway.auth == "required" and not gateway.users:
-            terminal.note(
-                "nobody can log in: gateway.auth is required and gateway.users is empty, so that "
-                "prices and symbols are served, accounts are not (see `rtx config render`)"
-            )
         async with rtx.open(settings) as layer:
+            if gateway.auth == "required" and not gateway.users:
+                terminal.note(
+                    "nobody can log in: gateway.auth is required and gateway.users is empty, so "
+                    "prices are served and accounts are not (see `rtx config render`)"
+                )
             if layer.embedded_url:
                 terminal.stdout().print(f"server    {layer.embedded_url}")
             await run_gateway(

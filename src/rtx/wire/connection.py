@@ -37,6 +37,7 @@ Push: TypeAlias = "list[Reply]"
 _NOTHING = object()
 _PUSH = hiredis.PushNotification
 _FOREVER = float("inf")
+_PUSHES_AT_ONCE = 64  # a longer list lives long enough to set off the garbage collector
 _CONFIRMING = frozenset(kind + b"subscribe" for kind in (b"", b"p", b"s", b"un", b"pun", b"sun"))
 
 
@@ -306,6 +307,9 @@ class Connection(asyncio.Protocol):
                 parsed = True
                 if type(reply) is _PUSH:
                     pushes.append(reply)
+                    if len(pushes) == _PUSHES_AT_ONCE:
+                        self._on_push(pushes)
+                        pushes = []
                     if pending and reply[0] in _CONFIRMING:
                         self._confirm(reply)
                     continue

@@ -15,8 +15,9 @@ local length = redis.call('LLEN', KEYS[1])
 local newest = tonumber(redis.call('LINDEX', KEYS[1], -1) or 0)
 if now < newest then now = newest end -- a clock set back must not reopen the window
 
--- The times are in order: search for the first that still counts.
+-- The times are in order: search for the first that still counts. Mostly it is the oldest.
 local low, high = math.max(0, length - limit), length
+if low < high and now - tonumber(redis.call('LINDEX', KEYS[1], low)) < window then high = low end
 while low < high do
   local middle = math.floor((low + high) / 2)
   if now - tonumber(redis.call('LINDEX', KEYS[1], middle)) >= window then
@@ -37,7 +38,7 @@ elseif used + cost > limit then
 elseif take then
   local text = string.format('%.0f', now)
   for _ = 1, cost do redis.call('RPUSH', KEYS[1], text) end
-  redis.call('LTRIM', KEYS[1], -limit, -1)
+  if length + cost > limit then redis.call('LTRIM', KEYS[1], -limit, -1) end
   redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
   used, newest = used + cost, now
 end

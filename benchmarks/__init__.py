@@ -1,0 +1,1 @@
+"""Benchmarks of every use of RTX beside its peers: `python -m benchmarks`."""
