@@ -12,6 +12,7 @@ import rtx
 from benchmarks.base import Arena, Sample, Watch
 from rtx import urls
 from rtx.settings import PoolSettings, Settings
+from rtx.topology.base import Manner
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire import Pool
 
@@ -29,7 +30,7 @@ async def open_wire(arena: Arena, db: int = 0) -> AsyncIterator[Pool]:
     location = urls.parse(arena.url)
     assert isinstance(location, urls.Standalone)
     settings = PoolSettings()
-    topology = StandaloneTopology(location, settings)
+    topology = StandaloneTopology(location, Manner(settings))
     pool = Pool(lambda on_close: topology.dial(db, on_close), settings)
     await pool.open()
     try:
