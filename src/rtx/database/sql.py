@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from decimal import Decimal
 from itertools import groupby
 from tempfile import TemporaryDirectory
@@ -45,9 +46,9 @@ try:
         func,
         make_url,
         select,
-        text,
     )
-    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.dialects import postgresql
+    from sqlalchemy.dialects import sqlite as sqlite_dialect
     from sqlalchemy.exc import IntegrityError, SQLAlchemyError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 except ImportError as error:
@@ -111,7 +112,7 @@ class SqlDatabase:
         self._timeout = timeout
         self._pool_size = pool_size
         self._on_postgresql = self._url.get_backend_name() == tables.POSTGRESQL
-        self._insert = postgresql.insert if self._on_postgresql else sqlite.insert
+        self._insert = postgresql.insert if self._on_postgresql else sqlite_dialect.insert
         self._directory: TemporaryDirectory[str] | None = None
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._updates = asyncio.Semaphore(pool_size // 2)
@@ -141,7 +142,8 @@ class SqlDatabase:
         self._engine = self._create_engine()
         try:
             if not self._on_postgresql:
-                await self._use_wal()
+                with self._explained("be opened"):
+                    await _finished(asyncio.to_thread(_prepare_file, self._engine, self._timeout))
             async with self._writing() as connection:
                 if self._on_postgresql:
                     lock = select(func.pg_advisory_xact_lock(_CREATING))
@@ -152,20 +154,6 @@ class SqlDatabase:
         except BaseException:
             await self.close()
             raise
-
-    async def _use_wal(self) -> None:
-        """Have SQLite's readers and writer not wait for each other; the file remembers it."""
-        end = time.monotonic() + self._timeout
-        while True:
-            try:
-                async with self._connected() as connection:
-                    await self._execute(connection, "be opened", text("PRAGMA journal_mode=WAL"))
-                    return
-            except DatabaseUnavailable as error:
-                # SQLite does not wait here for another process that does the same.
-                if "locked" not in str(error.__cause__) or time.monotonic() > end:
-                    raise
-            await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         """Let running calls end, for at most `timeout` seconds, then close every connection."""
@@ -411,7 +399,7 @@ class SqlDatabase:
         """Turn what the driver raises, and nothing else, into `DatabaseUnavailable`."""
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise self._unavailable(what, error, remedy) from error
 
     def _unavailable(
@@ -419,7 +407,8 @@ class SqlDatabase:
     ) -> DatabaseUnavailable:
         while isinstance(error.__cause__, Exception):
             error = error.__cause__
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        nothing = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        reason = next(iter(str(error).splitlines()), "") or nothing
         remedies = (remedy for sign, remedy in _REMEDIES if sign in reason)
         usual = "check the disk" if not self._on_postgresql else "check that PostgreSQL is running"
         return DatabaseUnavailable(
@@ -599,6 +588,27 @@ def _parse(url: str) -> URL:
     except (SQLAlchemyError, ValueError, KeyError):
         # The driver's words may repeat parts of a password.
         raise SettingsError(f"the database URL cannot be understood; use {_FORMS}") from None
+
+
+def _prepare_file(engine: AsyncEngine, timeout: float) -> None:
+    """Have SQLite's readers and writer not wait for each other; the file remembers it.
+
+    Runs in a thread of its own, for aiosqlite leaves its thread behind when a file cannot be
+    opened.
+    """
+    (path, *_), options = engine.dialect.create_connect_args(engine.url)
+    uri = bool(options.get("uri"))
+    end = time.monotonic() + timeout
+    with closing(sqlite3.connect(path, timeout=timeout, uri=uri)) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait here for another process that does the same.
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:
