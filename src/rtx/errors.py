@@ -85,6 +85,12 @@ class ProtocolViolation(ConnectionLost):
     code = "protocol"
 
 
+class NotInCluster(RtxError):
+    """Asked of a cluster what only a single server can do."""
+
+    code = "not_in_cluster"
+
+
 # --- replies that are errors ---------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from rtx.cache.base import Cache, Loader
 from rtx.errors import SettingsError
 from rtx.keys import Keys
 from rtx.models import Account, Position
-from rtx.wire import Pool
+from rtx.wire import Caller
 
 U = TypeVar("U")
 Begin: TypeAlias = Callable[[int], AbstractAsyncContextManager[U]]
@@ -27,7 +27,7 @@ class PositionCache(Cache[int, tuple[Position, ...]]):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Caller,
         keys: Keys,
         ttl: float,
         load: Loader[int, tuple[Position, ...]] | None = None,
@@ -48,7 +48,7 @@ class AccountCache(Cache[int, Account], Generic[U]):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Caller,
         keys: Keys,
         ttl: float,
         positions: PositionCache,

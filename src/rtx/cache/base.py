@@ -17,7 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError, Unavailable
-from rtx.wire import Pool, Reply
+from rtx.wire import Caller, Reply
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -49,7 +49,7 @@ class Cache(Generic[K, V]):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Caller,
         key: Callable[[K], str],
         ttl: float,
         encode: Callable[[V], bytes],

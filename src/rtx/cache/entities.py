@@ -8,14 +8,14 @@ from rtx import codecs
 from rtx.cache.base import Cache, Loader
 from rtx.keys import Keys
 from rtx.models import Price, SymbolSpec, check_quote
-from rtx.wire import Pool
+from rtx.wire import Caller
 
 
 class SymbolCache(Cache[str, SymbolSpec]):
     """Symbol specs, `symbol:{symbol}`, one hour, read through from the database."""
 
     def __init__(
-        self, pool: Pool, keys: Keys, ttl: float, load: Loader[str, SymbolSpec] | None = None
+        self, pool: Caller, keys: Keys, ttl: float, load: Loader[str, SymbolSpec] | None = None
     ) -> None:
         super().__init__(pool, keys.symbol, ttl, codecs.encode, codecs.decode_symbol, load)
 
@@ -34,7 +34,7 @@ class PriceCache(Cache[str, Price]):
     There is no loader: an old price is no price, so `get` raises `Unavailable` while Redis is away.
     """
 
-    def __init__(self, pool: Pool, keys: Keys, ttl: float) -> None:
+    def __init__(self, pool: Caller, keys: Keys, ttl: float) -> None:
         super().__init__(pool, keys.price, ttl, _encode_price, codecs.decode_price)
 
     async def put(self, price: Price) -> None:

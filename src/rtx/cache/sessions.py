@@ -10,7 +10,7 @@ from rtx import codecs
 from rtx.cache.base import Cache
 from rtx.keys import Keys
 from rtx.models import Session, now_ms
-from rtx.wire import Pool
+from rtx.wire import Caller
 
 
 class SessionCache(Cache[str, Session]):
@@ -19,7 +19,7 @@ class SessionCache(Cache[str, Session]):
     Redis is the only place that knows them: all methods raise `Unavailable` while it is away.
     """
 
-    def __init__(self, pool: Pool, keys: Keys, ttl: float) -> None:
+    def __init__(self, pool: Caller, keys: Keys, ttl: float) -> None:
         super().__init__(
             pool,
             lambda token: keys.session(hashlib.sha256(token.encode()).hexdigest()),

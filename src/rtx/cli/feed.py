@@ -225,7 +225,8 @@ async def _pump(layer: rtx.DataLayer, source: Feed, json: bool) -> int:
     if lost:
         missing = terminal.count(sum(lost.values()), "tick")
         terminal.error(
-            f"{missing} could not be delivered ({', '.join(lost)}); see to the server, then feed again"
+            f"{missing} could not be delivered ({', '.join(lost)}); "
+            "see to the server, then feed again"
         )
         return 1
     return 0

@@ -102,6 +102,8 @@ def _sentences(error: ValidationError) -> list[str]:
     for item in error.errors(include_input=False, include_url=False):
         where = ".".join(map(str, item["loc"]))
         text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = "unknown field; `rtx config render` lists all that there are"
         lines.append(f"{where}: {text}" if where else text)
     return lines
 

@@ -137,7 +137,8 @@ class _Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # All is done: one more Ctrl-C must not make a mess of the last words.
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
         if self._watchdog is not None:
             self._watchdog.cancel()
 

@@ -17,7 +17,10 @@ from rtx.cli import terminal
 from rtx.cli.running import run
 from rtx.errors import ConnectFailed, SettingsError
 from rtx.topology.embedded import _claim as claim_directory
+from rtx.topology.local import LocalSentinels
 from rtx.topology.process import ServerProcess, free_port
+
+_DEFAULT_PORT = 6379
 
 
 class Layout(StrEnum):
@@ -30,66 +33,89 @@ class Layout(StrEnum):
 
 def server(
     topology: Annotated[
-        Layout, typer.Option(help="What to start; this version starts standalone.")
+        Layout, typer.Option(help="What to start; cluster is not in this version.")
     ] = Layout.STANDALONE,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they go with the server.")
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
-    ] = 6379,
+        int | None,
+        typer.Option(min=0, max=65535, help="Port on 127.0.0.1, 6379; 0 takes a free one."),
+    ] = None,
 ) -> None:
     """Start a local server, print its URL, and stop it with Ctrl-C.
 
     It listens on this machine only and has no password. With --directory its data are on disk,
-    synced every second, and are there again at the next start.
+    synced every second, and are there again at the next start. With --topology sentinel it is a
+    primary, two replicas and three sentinels, for drills of failover.
 
     \b
     Examples:
       rtx server
       rtx server --port 0 --directory ./data
+      rtx server --topology sentinel
     """
 
-    async def main(stop: asyncio.Event) -> int:
-        if topology is not Layout.STANDALONE:
-            raise SettingsError(
-                f"this version starts standalone servers only, not --topology {topology}; leave "
-                "the option out"
-            )
-        _check_free(port)
-        with ExitStack() as stack:
-            config: dict[str, str] = {}
-            if directory is None:
-                place = Path(tempfile.mkdtemp(prefix="rtx-server-"))
-                stack.callback(shutil.rmtree, place, ignore_errors=True)
-            else:
-                place, lock = claim_directory(str(directory))
-                stack.callback(lock.close)
-                config = {"appendonly": "yes", "appendfsync": "everysec"}
-            process = ServerProcess(place, port=port or free_port(), config=config)
-            try:
-                await process.start()
-                return await _until_either_ends(process, stop, kept=directory is not None)
-            finally:
-                await process.stop()
+    if topology is Layout.SENTINEL and (directory is not None or port is not None):
+        raise typer.BadParameter("--topology sentinel takes free ports and keeps no data")
+
+    async def main(stop: asyncio.Event) -> None:
+        match topology:
+            case Layout.STANDALONE:
+                await _standalone(directory, _DEFAULT_PORT if port is None else port, stop)
+            case Layout.SENTINEL:
+                await _sentinels(stop)
+            case Layout.CLUSTER:
+                raise SettingsError(
+                    "this version starts and connects to no clusters; use --topology standalone "
+                    "or --topology sentinel"
+                )
 
     run(main, service=True)
 
 
-async def _until_either_ends(process: ServerProcess, stop: asyncio.Event, kept: bool) -> int:
-    out = terminal.stdout()
-    out.print(process.url)
-    terminal.note(
-        f"data {f'in {process.directory}' if kept else 'in memory'}; Ctrl-C ends; "
-        f"elsewhere: export RTX_URL={process.url}"
-    )
+async def _standalone(directory: Path | None, port: int, stop: asyncio.Event) -> None:
+    _check_free(port)
+    with ExitStack() as stack:
+        config: dict[str, str] = {}
+        if directory is None:
+            place = Path(tempfile.mkdtemp(prefix="rtx-server-"))
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
+        else:
+            place, lock = claim_directory(str(directory))
+            stack.callback(lock.close)
+            config = {"appendonly": "yes", "appendfsync": "everysec"}
+        process = ServerProcess(place, port=port or free_port(), config=config)
+        try:
+            await process.start()
+            kept = "in memory" if directory is None else f"in {process.directory}"
+            _announce(process.url, f"data {kept}")
+            await _until_either_ends(process, stop)
+        finally:
+            await process.stop()
+
+
+async def _sentinels(stop: asyncio.Event) -> None:
+    terminal.note("starting a primary, two replicas and three sentinels")
+    async with LocalSentinels() as local:
+        processes = [*local.servers, *local.sentinels]
+        pids = ", ".join(f"{process.port} is {process.pid}" for process in processes)
+        _announce(local.url, f"data in memory; process ids by port: {pids}")
+        await stop.wait()
+
+
+def _announce(url: str, details: str) -> None:
+    terminal.stdout().print(url)
+    terminal.note(f"{details}; Ctrl-C ends; elsewhere: export RTX_URL={url}")
+
+
+async def _until_either_ends(process: ServerProcess, stop: asyncio.Event) -> None:
     waits = [asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    if stop.is_set():
-        return 0
-    raise ConnectFailed("the server was ended from outside; start it again")
+    if not stop.is_set():
+        raise ConnectFailed("the server was ended from outside; start it again")
 
 
 def _check_free(port: int) -> None:

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from pydantic import BaseModel, SecretStr
 
+from rtx.security import LoginSettings
 from rtx.settings import LimitSettings, Settings
 
 _HEAD = """\
@@ -38,6 +39,19 @@ _COMMENTS = {
     "pool.max_retries": "how often a call is sent again, where that cannot do it twice",
     "pool.max_in_flight": "calls that may await replies on one connection",
     "pool.max_reply": "bytes of the largest reply that is read",
+    "login": "user and password for servers whose URL has none",
+    "login.username": "the ACL user; without one it is the default user",
+    "login.password": "its password, here or in the URL",
+    "login.password_file": "or the file that has it, so that it is in no environment",
+    "cache_login": "the caches' own user, where it is another",
+    "pubsub_login": "the channels' own user, where it is another",
+    "limits_login": "the rate limits' own user, where it is another",
+    "sentinel_login": "user and password of the sentinels themselves",
+    "tls": "TLS of rediss:// URLs; files are PEM",
+    "tls.ca": "certificate of the authority that signed the server's, if it is your own",
+    "tls.cert": "our certificate, where the server asks for one",
+    "tls.key": "the key of our certificate, if it is not in the same file",
+    "tls.verify": "false trusts any server: for experiments on one machine only",
     "ttl": "how long each cached value is fresh",
     "ttl.account": "accounts: account:{id}",
     "ttl.price": "latest prices: price:{symbol}",
@@ -67,6 +81,12 @@ _EXAMPLES = {
     "pubsub_url": "redis://state.example:6379",
     "limits_url": "redis://state.example:6379",
     "database_url": "sqlite+aiosqlite:///rtx.db",
+    "login.username": "app",
+    "login.password": "secret",
+    "login.password_file": "/run/secrets/redis",
+    "tls.ca": "/etc/rtx/ca.pem",
+    "tls.cert": "/etc/rtx/client.pem",
+    "tls.key": "/etc/rtx/client.key",
 }
 
 _USERS = """\
@@ -92,20 +112,20 @@ def starter() -> str:
 
 
 def _section(part: BaseModel, prefix: str) -> Iterator[str]:
+    if isinstance(part, LoginSettings):
+        prefix = "login."
     for name in type(part).model_fields:
         value = getattr(part, name)
         if isinstance(value, BaseModel | Mapping):
             continue
         example = _EXAMPLES.get(prefix + name)
         default = "" if example is None else " (not set by default)"
-        yield from wrap(
-            f"{_COMMENTS[prefix + name]}{default}",
-            98,
-            initial_indent="# ",
-            subsequent_indent="# ",
-            break_long_words=False,
-        )
+        yield from _comment(f"{_COMMENTS[prefix + name]}{default}")
         yield f"#{name} = {_toml(value if example is None else example)}"
+
+
+def _comment(text: str) -> list[str]:
+    return wrap(text, 98, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
 
 
 def _limits(limits: Mapping[str, LimitSettings]) -> Iterator[str]:

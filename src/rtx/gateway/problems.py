@@ -109,7 +109,9 @@ def answer_to(error: Exception, *, writes: bool = False) -> Answer:
 
 def _of_framework(error: HTTPException) -> Answer:
     status = error.status_code
-    code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    # Python 3.13 renamed the phrase of 413; a code is a word that stays.
+    phrase = "Request Entity Too Large" if status == 413 else HTTPStatus(status).phrase
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
     reason = error.detail
     if isinstance(error, ValidationException):
         reason = "; ".join(_field_sentence(item) for item in error.extra or ()) or reason

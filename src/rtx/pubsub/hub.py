@@ -91,6 +91,7 @@ class Hub:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._backoff = Backoff()
+        self._useful = False  # whether this connection has subscribed to anything
         self._received = 0  # on channels that are no longer listened to
         self._stats = HubStats()
         self.down: tuple[float, str] | None = None
@@ -186,11 +187,13 @@ class Hub:
                 self.down = (self.down[0] if self.down else time.monotonic(), str(error))
                 await self._backoff.rest()
                 continue
-            self._backoff.reset()
             self._connection, self.down = connection, None
+            self._useful = False
             self._stats.connects += 1
             self._ask(connection, self._all())
             await self._lost.wait()
+            if not self._useful:
+                await self._backoff.rest()
 
     def _on_close(self, connection: Connection) -> None:
         cause = str(connection.error)
@@ -218,9 +221,11 @@ class Hub:
 
         def answered(future: asyncio.Future[Reply]) -> None:
             error = None if future.cancelled() else future.exception()
-            if isinstance(error, ServerError):
+            if isinstance(error, ServerError) and not error.retryable:
                 self._refused(connection, channels, error)
             elif error is None and connection is self._connection:
+                self._useful = True
+                self._backoff.reset()
                 for channel in channels:
                     self._confirm(channel)
             elif error is not None and not isinstance(error, ConnectionLost):

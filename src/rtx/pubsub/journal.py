@@ -19,7 +19,7 @@ from rtx.pubsub.hub import Hub
 from rtx.pubsub.journal_inbox import JournalInbox, JournalStats, Page
 from rtx.pubsub.offset import NOWHERE, Offset
 from rtx.settings import ChannelSettings
-from rtx.wire import Pool, Script
+from rtx.wire import Caller, Script
 
 M = TypeVar("M", bound="Execution | Alert")
 
@@ -71,7 +71,7 @@ class Journal(Generic[M]):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Caller,
         hub: Hub,
         channel: Callable[[int | str], str],
         decode: Callable[[bytes], M],
@@ -159,11 +159,12 @@ class Journal(Generic[M]):
             limit = 0 if inbox.position is None else min(_PAGE, inbox.room)
             try:
                 page = await self._read(inbox.channel, inbox.position, limit)
-            except Unavailable:
+            except (Unavailable, ServerError) as error:
+                if not error.retryable:
+                    inbox.fail(error)
+                    return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
-            except ServerError as error:
-                inbox.fail(error)
             else:
                 if inbox.generation == generation and inbox.take_page(page):
                     return

@@ -15,7 +15,7 @@ from rtx.pubsub.base import Policy, Subscription
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.market_inbox import MarketDataStats, MarketInbox
 from rtx.settings import ChannelSettings
-from rtx.wire import Pool, Reply
+from rtx.wire import Caller, Reply
 
 ALL = "*"
 """Subscribe to this instead of symbols to get every symbol."""
@@ -41,8 +41,8 @@ class MarketData:
 
     def __init__(
         self,
-        cache: Pool,
-        pubsub: Pool,
+        cache: Caller,
+        pubsub: Caller,
         hub: Hub,
         keys: Keys,
         price_ttl: float,
@@ -106,17 +106,16 @@ class MarketData:
         stores = [self._store_command(tick) for tick in prices.values()]
         publishes = [self._publish_command(tick) for tick in ticks]
         if self._one_server:
-            packed = b"".join(stores) + b"".join(publishes)
-            replies = await self._cache.batch_packed(packed, len(stores) + len(publishes))
+            replies = await self._cache.batch_packed([*stores, *publishes])
             stored, published = replies[: len(stores)], replies[len(stores) :]
         else:
             try:
-                stored = await self._cache.batch_packed(b"".join(stores), len(stores))
+                stored = await self._cache.batch_packed(stores, patient=False)
             except Unavailable:
                 # The live ticks are worth more than the snapshot; the old price expires by itself.
                 stored = []
                 self.stats.prices_not_stored += len(stores)
-            published = await self._pubsub.batch_packed(b"".join(publishes), len(publishes))
+            published = await self._pubsub.batch_packed(publishes, patient=False)
         self._count(stored, published)
 
     def _count(self, stored: list[Reply], published: list[Reply]) -> None:

@@ -10,14 +10,14 @@ from rtx.errors import ServerError, SettingsError, Unavailable
 from rtx.keys import Keys
 from rtx.ratelimit.base import Decision, LimitStats
 from rtx.settings import LimitSettings
-from rtx.wire import Pool, Script
+from rtx.wire import Caller, Script
 
 
 class Limit:
     """One named limit, `ratelimit:{name}:{id}`: at most `limit` hits in any `per` seconds."""
 
     def __init__(
-        self, pool: Pool, key: Callable[[int | str], str], settings: LimitSettings, script: Script
+        self, pool: Caller, key: Callable[[int | str], str], settings: LimitSettings, script: Script
     ) -> None:
         self._pool = pool
         self._key = key
@@ -71,7 +71,7 @@ class Limit:
 class Limits(Mapping[str, Limit]):
     """The named limits, by name or as attributes: `limits.orders`, `limits["api"]`."""
 
-    def __init__(self, pool: Pool, keys: Keys, named: Mapping[str, LimitSettings]) -> None:
+    def __init__(self, pool: Caller, keys: Keys, named: Mapping[str, LimitSettings]) -> None:
         script = Script.load("rtx.ratelimit", "sliding_log")
 
         def key_of(name: str) -> Callable[[int | str], str]:

@@ -13,11 +13,12 @@ moment. `Roles` joins the topologies of the three roles. Guarantees that every t
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from rtx.errors import ServerError
 from rtx.settings import PoolSettings
 from rtx.urls import NO_CREDENTIALS, Credentials
 from rtx.wire.connection import Connection, ConnectOptions, OnPush
@@ -68,6 +69,34 @@ class Manner:
             max_reply=pool.max_reply,
             leave_if_readonly=leave_if_readonly,
         )
+
+
+class Homes(Protocol):
+    """Where the channels of the pubsub role are: all at one place, or each at its cluster node.
+
+    A home is any hashable value; channels with the same one share a connection.
+    """
+
+    @property
+    def sharded(self) -> bool:
+        """Whether channels are a cluster's: SPUBLISH and SSUBSCRIBE, and no patterns."""
+
+    def home(self, channel: bytes) -> Hashable | None:
+        """Where a channel is now; None while no node is known to have it."""
+
+    async def dial(
+        self, home: Hashable, on_push: OnPush, on_close: Callable[[Connection], None]
+    ) -> Connection:
+        """Open a connection for push messages; raises `ConnectFailed` or `AccessDenied`."""
+
+    def moved(self, channel: bytes, error: ServerError | None) -> None:
+        """A home did not take a channel or let go of it: it may be elsewhere now."""
+
+    def lost(self) -> None:
+        """A connection broke or could not be dialed: channels may find new homes."""
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call `told` when channels may have new homes, or a home can be dialed again."""
 
 
 class Topology(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rtx import urls
-from rtx.errors import ConnectFailed, ConnectionLost, RtxError
+from rtx.errors import ConnectFailed, ConnectionLost, RtxError, ServerBusy, Unavailable
 from rtx.topology.base import Manner
 from rtx.urls import Address
 from rtx.wire.connection import Connection, OnPush, Push
@@ -151,12 +151,18 @@ class SentinelTopology:
         self._attempts.add(attempt)
         attempt.add_done_callback(self._attempts.discard)
         try:
-            return await attempt
+            connection = await attempt
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise ConnectFailed(f"{address} is no longer the primary") from None
+            if task is None or not task.cancelling():
+                raise ConnectFailed(f"{address} is no longer the primary") from None
+            # Whoever gave up waiting never gets a connection that was made at that very moment.
+            if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+                attempt.result().abort(ConnectionLost("nobody waits for this connection any more"))
+            raise
+        if connection.error is not None:  # it ended between the task's last step and here
+            raise ConnectFailed(f"{address} hung up while connecting: {connection.error}")
+        return connection
 
     async def _dial_primary(
         self,
@@ -187,6 +193,8 @@ class SentinelTopology:
         except BaseException:
             connection.abort(ConnectionLost(f"{address} was not accepted as the primary"))
             raise
+        if connection.error is not None:  # it ended together with its last reply
+            raise ConnectFailed(f"{address} hung up while connecting: {connection.error}")
         self._live[connection] = on_push is not None
         accepted = True
         return connection
@@ -195,7 +203,7 @@ class SentinelTopology:
         """Raise `ConnectFailed` unless the server says that it is a primary."""
         try:
             reply = await connection.call("ROLE")
-        except ConnectionLost as error:
+        except (Unavailable, ServerBusy) as error:
             raise ConnectFailed(str(error)) from None
         role = reply[0] if isinstance(reply, list) and reply else None
         if role != b"master":
@@ -285,8 +293,9 @@ class SentinelTopology:
             if subscriber:
                 connection.abort(error)
             else:
+                drain = _DRAIN - connection.silent  # a frozen server has had its time
                 connection.retire()
-                loop.call_later(_DRAIN, connection.abort, error)
+                loop.call_later(max(0.0, drain), connection.abort, error)
 
     async def _guard(self) -> None:
         """Ask the primary for its role every second; leave it when it denies being one."""

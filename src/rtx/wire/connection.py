@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections import deque
@@ -37,6 +38,7 @@ Push: TypeAlias = "list[Reply]"
 _NOTHING = object()
 _PUSH = hiredis.PushNotification
 _FOREVER = float("inf")
+_BEFORE_BAR = re.compile(rb"(?<=\n)(?=\|)")
 _PUSHES_AT_ONCE = 64  # a longer list lives long enough to set off the garbage collector
 _CONFIRMING = frozenset(kind + b"subscribe" for kind in (b"", b"p", b"s", b"un", b"pun", b"sun"))
 
@@ -111,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = _FOREVER
         self._heartbeat: asyncio.TimerHandle | None = None
+        self._pinged: asyncio.Future[Reply] | None = None
         self._alive_at = self._now  # when the peer last spoke, or was last asked after a pause
         self._partial = 0  # bytes of a reply that is not whole yet
         self._retiring = False
@@ -215,8 +218,14 @@ class Connection(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Calls that wait for a reply."""
-        return len(self._pending)
+        """Calls that wait for a reply; our own question whether the peer lives is none."""
+        asking = self._pinged is not None and not self._pinged.done()
+        return len(self._pending) - asking
+
+    @property
+    def silent(self) -> float:
+        """Seconds that the calls in flight have waited for any sign of the peer."""
+        return self._loop.time() - self._alive_at if self._pending else 0.0
 
     @property
     def has_room(self) -> bool:
@@ -295,6 +304,28 @@ class Connection(asyncio.Protocol):
     # --- receiving -------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if b"|" in data and (b"\n|" in data or data.startswith(b"|")):
+            self._take_apart(data)
+        else:
+            self._take(data)
+
+    def _take_apart(self, data: bytes) -> None:
+        """Refuse a RESP3 attribute, which hiredis would hand over as one reply too many.
+
+        A | begins one where the parser has used up all that came before it; elsewhere it is text.
+        """
+        for piece in _BEFORE_BAR.split(data):
+            if piece.startswith(b"|") and not self._reader.has_data():
+                self.abort(
+                    ProtocolViolation(
+                        f"{self.address} sent a RESP3 attribute, which RTX does not understand"
+                    )
+                )
+            if self.error is not None:
+                return
+            self._take(piece)
+
+    def _take(self, data: bytes) -> None:
         self._alive_at = self._loop.time()
         pending = self._pending
         pushes: list[Push] = []
@@ -430,7 +461,8 @@ class Connection(asyncio.Protocol):
                     )
                 )
 
-        self.call("PING", token).add_done_callback(compare)
+        self._pinged = asked = self.call("PING", token)
+        asked.add_done_callback(compare)
 
     def pause_writing(self) -> None:
         self.paused = True

@@ -66,7 +66,27 @@ class Pool:
     async def open(self) -> None:
         """Dial the first connection; raises `ConnectFailed` or `AccessDenied` when it cannot."""
         self._add(await self._dial(self._forget))
+        self.start()
+
+    def start(self) -> None:
+        """Begin to dial in the background; calls wait for the first connection or its failure."""
         self._keeper = asyncio.create_task(self._keep(), name="rtx-pool")
+
+    async def drain(self, within: float) -> None:
+        """Close when the calls that were sent are answered, or after `within` seconds."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._wake(len(self._waiters))
+        everyone = [*self._connections, *self._leaving]
+        for connection in everyone:
+            connection.retire()
+        if everyone:
+            ends = [asyncio.ensure_future(connection.wait_closed()) for connection in everyone]
+            await asyncio.wait(ends, timeout=within)
+            for end in ends:
+                end.cancel()
+        await self.close()
 
     async def close(self) -> None:
         """End the keeper and every connection; calls that wait end in `ConnectionLost`."""
@@ -111,12 +131,14 @@ class Pool:
             return first.batch(commands, timeout)
         return self._batch_later(commands, timeout)
 
-    def batch_packed(self, packed: bytes, count: int) -> Awaitable[list[Reply]]:
-        """The same for `count` commands that are RESP bytes already."""
+    def batch_packed(
+        self, commands: Sequence[bytes], *, patient: bool = True, timeout: float | None = None
+    ) -> Awaitable[list[Reply]]:
+        """The same for commands that are RESP bytes already; a lone server knows no patience."""
         first = self._first
         if first is not None and first.has_room:
-            return first.batch_packed(packed, count)
-        return self._packed_later(packed, count)
+            return first.batch_packed(b"".join(commands), len(commands), timeout)
+        return self._packed_later(commands, timeout)
 
     async def execute(
         self, *args: Argument, idempotent: bool = False, timeout: float | None = None
@@ -143,8 +165,11 @@ class Pool:
     ) -> list[Reply]:
         return await (await self._acquire()).batch(commands, timeout)
 
-    async def _packed_later(self, packed: bytes, count: int) -> list[Reply]:
-        return await (await self._acquire()).batch_packed(packed, count)
+    async def _packed_later(
+        self, commands: Sequence[bytes], timeout: float | None
+    ) -> list[Reply]:
+        connection = await self._acquire()
+        return await connection.batch_packed(b"".join(commands), len(commands), timeout)
 
     async def _acquire(self) -> Connection:
         """The first connection with room; waits `pool_timeout` for one while the server is up."""

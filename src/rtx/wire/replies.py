@@ -29,6 +29,8 @@ _REMEDIES: dict[str, tuple[type[ServerError], str]] = {
 def server_error(text: str) -> ServerError:
     """The typed error of an error reply such as `WRONGTYPE Operation against…`."""
     prefix = text.partition(" ")[0]
+    if "ACL failure in script" in text or "can't run this command or subcommand" in text:
+        prefix = "NOPERM"  # inside a script the denial comes in other words
     kind, remedy = _REMEDIES.get(prefix, (ServerError, ""))
     return kind(f"{text} ({remedy})" if remedy else text, prefix if prefix.isupper() else "ERR")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import resources
 
 from rtx.errors import ServerError
+from rtx.wire.caller import Caller
 from rtx.wire.connection import Argument
-from rtx.wire.pool import Pool
 from rtx.wire.replies import Reply
 
 
@@ -30,11 +30,11 @@ class Script:
         """The script `lua/{name}.lua` of a package."""
         return cls((resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8"))
 
-    async def run(self, pool: Pool, keys: Sequence[str], *args: Argument) -> Reply:
-        """Run the script; all keys must be in one cluster slot. Raises as `Pool.call`."""
+    async def run(self, caller: Caller, keys: Sequence[str], *args: Argument) -> Reply:
+        """Run the script; all keys must be in one cluster slot. Raises as `Caller.call`."""
         try:
-            return await pool.call("EVALSHA", self.sha, len(keys), *keys, *args)
+            return await caller.call("EVALSHA", self.sha, len(keys), *keys, *args)
         except ServerError as error:
             if error.prefix != "NOSCRIPT":
                 raise
-        return await pool.call("EVAL", self.text, len(keys), *keys, *args)
+        return await caller.call("EVAL", self.text, len(keys), *keys, *args)

@@ -92,7 +92,7 @@ def default_user_may_do_all(server: Server) -> Iterator[Problem]:
 @check
 def travels_in_the_clear(server: Server) -> Iterator[Problem]:
     location = server.location
-    if not isinstance(location, urls.Standalone) or location.tls or not is_remote(location):
+    if isinstance(location, urls.Embedded) or location.tls or not is_remote(location):
         return
     yield Problem(
         severity="warning",

@@ -16,6 +16,7 @@ from rtx.monitoring.doctor.findings import (
     findings_of,
 )
 from rtx.monitoring.doctor.server import Server, look_at
+from rtx.security import LoginSettings
 from rtx.settings import Settings
 from rtx.topology import Role, Roles
 
@@ -49,13 +50,15 @@ def _order(finding: Finding) -> int:
 
 
 async def _look(settings: Settings, role: Role) -> tuple[str, Server]:
-    own = getattr(settings, f"{role.value}_url") or settings.url
+    login = getattr(settings, f"{role.value}_login")
+    if login == LoginSettings():
+        login = settings.login
     alone = settings.model_copy(
         update={
-            "url": own,
-            "cache_url": None,
-            "pubsub_url": None,
-            "limits_url": None,
+            "url": getattr(settings, f"{role.value}_url") or settings.url,
+            "login": login,
+            **{f"{each.value}_url": None for each in Role},
+            **{f"{each.value}_login": LoginSettings() for each in Role},
             # Few connections: the server may be ill, and this is a look.
             "pool": settings.pool.model_copy(update={"size": 1, "min_idle": 0}),
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rtx import urls
 from rtx.errors import RtxError, ServerError
 from rtx.topology import Role
-from rtx.wire import Pool, Reply
+from rtx.wire import Caller, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,21 @@ def _is_loopback(host: str) -> bool:
 
 def is_remote(location: urls.Location) -> bool:
     """Whether the way to it may leave this machine."""
-    return (
-        isinstance(location, urls.Standalone)
-        and location.address.path is None
-        and not _is_loopback(location.address.host)
-    )
+    addresses: tuple[urls.Address, ...]
+    match location:
+        case urls.Embedded():
+            addresses = ()
+        case urls.Standalone():
+            addresses = (location.address,)
+        case urls.Sentinel():
+            addresses = location.sentinels
+        case urls.Cluster():
+            addresses = location.nodes
+    return any(each.path is None and not _is_loopback(each.host) for each in addresses)
 
 
 async def look_at(
-    pool: Pool, url: str, location: urls.Location, roles: Iterable[Role]
+    pool: Caller, url: str, location: urls.Location, roles: Iterable[Role]
 ) -> tuple[str, Server]:
     """The id of the server's run, and the facts; a server that says nothing has an `error`."""
     try:
@@ -98,7 +104,7 @@ async def look_at(
     )
 
 
-async def _ask(pool: Pool, *command: str) -> Reply:
+async def _ask(pool: Caller, *command: str) -> Reply:
     """The reply, or None where this user may not ask or the server does not know."""
     try:
         return await pool.call(*command)

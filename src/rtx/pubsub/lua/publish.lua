@@ -7,13 +7,14 @@
 -- ARGV[4]  entries to keep
 -- ARGV[5]  milliseconds to keep the log after its last message
 -- reply    {seq, epoch}
+-- First a write that a server out of memory refuses, so that a refused message leaves no trace.
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   epoch = ARGV[3]
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'epoch', epoch)
 end
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 local message = string.sub(ARGV[2], 1, -2) .. ',"seq":' .. seq .. ',"epoch":"' .. epoch .. '"}'
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], seq .. '-0', 'm', message)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])

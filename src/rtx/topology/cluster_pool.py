@@ -1,0 +1,275 @@
+"""Calls to a cluster: each goes to the node that has its key, wherever that has moved to."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Sequence
+
+import hiredis
+
+from rtx.errors import (
+    AccessDenied,
+    CallTimeout,
+    ConnectionLost,
+    RtxError,
+    ServerError,
+    Unavailable,
+)
+from rtx.settings import PoolSettings
+from rtx.topology.cluster import ClusterTopology
+from rtx.topology.redirects import REDIRECTS, Errand, Errands
+from rtx.topology.routing import SPLIT, name_of, slot_of, slot_of_packed
+from rtx.topology.slots import SLOTS
+from rtx.urls import Address
+from rtx.wire.connection import Argument, Dial
+from rtx.wire.pool import Pool, PoolStats
+from rtx.wire.replies import Reply
+
+_DRAIN = 0.2  # what a former primary gets to answer the calls that it has
+_GUEST_FOR = 30.0  # how long a node without slots, met on the way, keeps its connections
+
+
+class ClusterCaller:
+    """A `Caller` over one pool per primary.
+
+    MOVED, ASK, TRYAGAIN and CLUSTERDOWN mean that a command was not carried out, so it is sent
+    again, to whom it belongs. A call whose node is away waits `pool_timeout` for another node to
+    take over, counted from the beginning of the outage; after that calls fail at once. What was
+    sent and not answered is never sent again. A `timeout` covers all of this.
+    """
+
+    def __init__(self, topology: ClusterTopology, settings: PoolSettings) -> None:
+        self._topology = topology
+        self._settings = settings
+        self._pools: dict[Address, Pool] = {}
+        self._met: dict[Address, float] = {}  # when a redirection last led to a node
+        self._by_slot: list[Pool | None] = [None] * SLOTS
+        self._addresses: dict[Pool, Address] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._past = PoolStats()  # of pools that are gone
+        self._retries = 0
+        self._closed = False
+        self.errands = Errands(topology, settings, self.pool_at)
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Dial every primary; raises when none can be reached or one refuses the credentials."""
+        primaries = self._topology.primaries
+        pools = [self._new_pool(address) for address in primaries]
+        errors: list[BaseException] = []
+        outcomes = await asyncio.gather(*(pool.open() for pool in pools), return_exceptions=True)
+        for pool, outcome in zip(pools, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                errors.append(outcome)
+                pool.start()
+        fatal = [error for error in errors if not isinstance(error, Unavailable)]
+        if fatal or len(errors) == len(pools):
+            raise (fatal or errors)[0]
+        self._follow()
+        self._topology.on_change(self._follow)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
+
+    def hurry(self) -> None:
+        for pool in self._pools.values():
+            pool.hurry()
+
+    @property
+    def down(self) -> RtxError | None:
+        for address in self._topology.primaries:
+            pool = self._pools.get(address)
+            if pool is not None and pool.down is not None:
+                return pool.down
+        trouble = self._topology.trouble
+        return Unavailable(f"the cluster is down: {trouble}") if trouble else None
+
+    @property
+    def stats(self) -> PoolStats:
+        total = dataclasses.replace(self._past, retries=self._past.retries + self.errands.retries)
+        for pool in self._pools.values():
+            _add(total, pool.stats)
+        return total
+
+    # --- pools -----------------------------------------------------------------------------
+
+    def pool_at(self, address: Address) -> Pool:
+        """The pool of a node; a new one for a node that a redirection leads to."""
+        self._met[address] = asyncio.get_running_loop().time()
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._new_pool(address)
+            pool.start()
+        return pool
+
+    def _new_pool(self, address: Address) -> Pool:
+        # The warm spares are for the role, whatever the number of its nodes.
+        nodes = max(1, len(self._topology.primaries))
+        settings = self._settings.model_copy(
+            update={"min_idle": -(-self._settings.min_idle // nodes)}
+        )
+        pool = self._pools[address] = Pool(self._dial(address), settings)
+        self._addresses[pool] = address
+        return pool
+
+    def _dial(self, address: Address) -> Dial:
+        return lambda on_close: self._topology.dial_node(address, on_close)
+
+    def _follow(self) -> None:
+        """The slots have other owners: give them their pools, and leave nodes that have none."""
+        if self._closed:
+            return
+        primaries = self._topology.primaries
+        for address in self._topology.owners:
+            if address is not None and address not in self._pools:
+                self._new_pool(address).start()
+        self._by_slot = [
+            None if address is None else self._pools[address] for address in self._topology.owners
+        ]
+        oldest = asyncio.get_running_loop().time() - _GUEST_FOR
+        owners = {*self._by_slot}
+        for address, pool in list(self._pools.items()):
+            guest = address not in self._topology.replicas and self._met.get(address, 0) > oldest
+            if address not in primaries and pool not in owners and not guest:
+                self._leave(address)
+
+    def _leave(self, address: Address) -> None:
+        pool = self._pools.pop(address)
+        del self._addresses[pool]
+        _add(self._past, dataclasses.replace(pool.stats, connections=0, in_flight=0))
+        task = asyncio.create_task(pool.drain(_DRAIN), name=f"rtx-drain-{address}")
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    # --- calls -----------------------------------------------------------------------------
+
+    async def call(self, *args: Argument, timeout: float | None = None) -> Reply:
+        """See `Caller`. PING asks every primary."""
+        if timeout is None:
+            return await self._call(args, None)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._call(args, timeout)
+        except TimeoutError:
+            raise _too_late() from None
+
+    async def _call(self, args: tuple[Argument, ...], timeout: float | None) -> Reply:
+        name = name_of(args)
+        if name in SPLIT and len(args) > 2:
+            return await self._call_each(name, args[1:], timeout)
+        slot = slot_of(name, args)
+        if slot is None:
+            return await self._call_anyone(name, args, timeout)
+        pool = self._by_slot[slot]
+        error: RtxError | None = None
+        asked: Address | None = None
+        if pool is not None:
+            try:
+                return await pool.call(*args, timeout=timeout)
+            except ServerError as refused:
+                if refused.prefix not in REDIRECTS:
+                    raise
+                error = refused
+            except Unavailable as away:
+                if away.maybe_applied:
+                    self._topology.look()
+                    raise
+                error = away
+            asked = self._addresses.get(pool)
+        errand = Errand(_pack(args), slot, error, asked)
+        [reply] = await self.errands.run([errand], timeout)
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
+
+    async def _call_each(
+        self, name: str, keys: Sequence[Argument], timeout: float | None
+    ) -> Reply:
+        """One command for each key: those of a migrating slot need not be in one place."""
+        replies = await self._batch([(name, key) for key in keys], timeout)
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+        if name == "MGET":
+            return [reply[0] if isinstance(reply, list) else None for reply in replies]
+        return sum(reply for reply in replies if isinstance(reply, int))
+
+    async def _call_anyone(
+        self, name: str, args: tuple[Argument, ...], timeout: float | None
+    ) -> Reply:
+        if name != "PING":
+            up = [pool for pool in self._pools.values() if pool.down is None]
+            return await random.choice(up or [*self._pools.values()]).call(*args, timeout=timeout)
+        if self._topology.trouble:
+            raise Unavailable(f"the cluster is down: {self._topology.trouble}")
+        pools = [self.pool_at(address) for address in self._topology.primaries]
+        replies = await asyncio.gather(*(pool.call(*args, timeout=timeout) for pool in pools))
+        return replies[0]
+
+    async def execute(
+        self, *args: Argument, idempotent: bool = False, timeout: float | None = None
+    ) -> Reply:
+        """See `Caller`; `max_retries` is for what was sent."""
+        for _ in range(self._settings.max_retries):
+            try:
+                return await self.call(*args, timeout=timeout)
+            except ConnectionLost as error:
+                if not (error.maybe_applied and idempotent):
+                    raise
+                self.errands.retries += 1
+        return await self.call(*args, timeout=timeout)
+
+    # --- batches ---------------------------------------------------------------------------
+
+    async def batch(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
+    ) -> list[Reply]:
+        """See `Caller`."""
+        if timeout is None:
+            return await self._batch(commands, None)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._batch(commands, timeout)
+        except TimeoutError:
+            raise _too_late() from None
+
+    async def _batch(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float | None
+    ) -> list[Reply]:
+        errands: list[Errand] = []
+        for args in commands:
+            slot = slot_of(name_of(args), args)
+            errands.append(Errand(_pack(args), random.randrange(SLOTS) if slot is None else slot))
+        return await self.errands.run(errands, timeout)
+
+    async def batch_packed(
+        self, commands: Sequence[bytes], *, patient: bool = True
+    ) -> list[Reply]:
+        """See `Caller`."""
+        by_slot = self._by_slot
+        groups: dict[Pool | None, tuple[list[int], list[bytes]]] = {}
+        slots: list[int] = []
+        for place, command in enumerate(commands):
+            slot = slot_of_packed(command)
+            slots.append(slot)
+            pool = by_slot[slot]
+            group = groups.get(pool)
+            if group is None:
+                group = groups[pool] = ([], [])
+            group[0].append(place)
+            group[1].append(command)
+        if len(groups) == 1 and None not in groups:
+            [(only, (_, several))] = groups.items()
+            ...
+        return await self.errands.run(
+            [Errand(command, slot) for command, slot in zip(commands, slots, strict=True)],
+            None,
+            patient=patient,
+        )
