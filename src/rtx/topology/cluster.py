@@ -196,7 +196,9 @@ class ClusterTopology:
             others = {*self._location.nodes, *self._map.replicas, *known}.difference(asked)
             answers |= await self._ask(others, _PATIENCE)
         self._settle(list(answers.values()))
-        silent = [address for address in self.primaries if isinstance(answers.get(address), RtxError)]
+        silent = [
+            address for address in self.primaries if isinstance(answers.get(address), RtxError)
+        ]
         if silent or self.trouble:
             if self._uneasy_since is None:
                 self._uneasy_since = asyncio.get_running_loop().time()

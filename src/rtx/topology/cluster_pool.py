@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import hiredis
 
 from rtx.errors import (
-    AccessDenied,
     CallTimeout,
     ConnectionLost,
     RtxError,
@@ -44,12 +43,11 @@ class ClusterCaller:
         self._topology = topology
         self._settings = settings
         self._pools: dict[Address, Pool] = {}
-        self._met: dict[Address, float] = {}  # when a redirection last led to a node
+        self._met: dict[Address, float] = {}  # when a redirection first led to a node without slots
         self._by_slot: list[Pool | None] = [None] * SLOTS
         self._addresses: dict[Pool, Address] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._past = PoolStats()  # of pools that are gone
-        self._retries = 0
         self._closed = False
         self.errands = Errands(topology, settings, self.pool_at)
 
@@ -59,12 +57,14 @@ class ClusterCaller:
         """Dial every primary; raises when none can be reached or one refuses the credentials."""
         primaries = self._topology.primaries
         pools = [self._new_pool(address) for address in primaries]
-        errors: list[BaseException] = []
+        errors: list[RtxError] = []
         outcomes = await asyncio.gather(*(pool.open() for pool in pools), return_exceptions=True)
         for pool, outcome in zip(pools, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, RtxError):
                 errors.append(outcome)
                 pool.start()
+            elif outcome is not None:
+                raise outcome
         fatal = [error for error in errors if not isinstance(error, Unavailable)]
         if fatal or len(errors) == len(pools):
             raise (fatal or errors)[0]
@@ -102,9 +102,9 @@ class ClusterCaller:
 
     def pool_at(self, address: Address) -> Pool:
         """The pool of a node; a new one for a node that a redirection leads to."""
-        self._met[address] = asyncio.get_running_loop().time()
         pool = self._pools.get(address)
         if pool is None:
+            self._met[address] = asyncio.get_running_loop().time()
             pool = self._new_pool(address)
             pool.start()
         return pool
@@ -136,12 +136,13 @@ class ClusterCaller:
         oldest = asyncio.get_running_loop().time() - _GUEST_FOR
         owners = {*self._by_slot}
         for address, pool in list(self._pools.items()):
-            guest = address not in self._topology.replicas and self._met.get(address, 0) > oldest
+            guest = self._met.get(address, oldest) > oldest
             if address not in primaries and pool not in owners and not guest:
                 self._leave(address)
 
     def _leave(self, address: Address) -> None:
         pool = self._pools.pop(address)
+        self._met.pop(address, None)
         del self._addresses[pool]
         _add(self._past, dataclasses.replace(pool.stats, connections=0, in_flight=0))
         task = asyncio.create_task(pool.drain(_DRAIN), name=f"rtx-drain-{address}")
@@ -189,9 +190,7 @@ class ClusterCaller:
             raise reply
         return reply
 
-    async def _call_each(
-        self, name: str, keys: Sequence[Argument], timeout: float | None
-    ) -> Reply:
+    async def _call_each(self, name: str, keys: Sequence[Argument], timeout: float | None) -> Reply:
         """One command for each key: those of a migrating slot need not be in one place."""
         replies = await self._batch([(name, key) for key in keys], timeout)
         for reply in replies:
@@ -249,27 +248,27 @@ class ClusterCaller:
             errands.append(Errand(_pack(args), random.randrange(SLOTS) if slot is None else slot))
         return await self.errands.run(errands, timeout)
 
-    async def batch_packed(
-        self, commands: Sequence[bytes], *, patient: bool = True
-    ) -> list[Reply]:
+    async def batch_packed(self, commands: Sequence[bytes], *, patient: bool = True) -> list[Reply]:
         """See `Caller`."""
-        by_slot = self._by_slot
-        groups: dict[Pool | None, tuple[list[int], list[bytes]]] = {}
-        slots: list[int] = []
-        for place, command in enumerate(commands):
-            slot = slot_of_packed(command)
-            slots.append(slot)
-            pool = by_slot[slot]
-            group = groups.get(pool)
-            if group is None:
-                group = groups[pool] = ([], [])
-            group[0].append(place)
-            group[1].append(command)
-        if len(groups) == 1 and None not in groups:
-            [(only, (_, several))] = groups.items()
-            ...
         return await self.errands.run(
-            [Errand(command, slot) for command, slot in zip(commands, slots, strict=True)],
+            [Errand(command, slot_of_packed(command)) for command in commands],
             None,
             patient=patient,
         )
+
+
+def _pack(args: Sequence[Argument]) -> bytes:
+    return hiredis.pack_command(tuple(args))  # type: ignore[arg-type]
+
+
+def _too_late() -> CallTimeout:
+    return CallTimeout(
+        "the cluster did not answer before the call's deadline; a node is busy, frozen or cut off, "
+        "and may yet carry the command out",
+        maybe_applied=True,
+    )
+
+
+def _add(total: PoolStats, part: PoolStats) -> None:
+    for item in dataclasses.fields(PoolStats):
+        setattr(total, item.name, getattr(total, item.name) + getattr(part, item.name))

@@ -1,0 +1,24 @@
+"""A layer in front of a database in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+import rtx
+from rtx.settings import Settings
+from tests.cache.memory import MemoryDatabase, account
+
+
+@pytest.fixture
+def records() -> MemoryDatabase:
+    """Accounts 1 to 5."""
+    return MemoryDatabase(account(id) for id in range(1, 6))
+
+
+@pytest.fixture
+async def backed(settings: Settings, records: MemoryDatabase) -> AsyncIterator[rtx.DataLayer]:
+    """A layer on the shared server with `records` behind its caches."""
+    async with rtx.open(settings, database=records) as layer:
+        yield layer

@@ -1,0 +1,38 @@
+"""A server to be hurt, and a layer that gives up soon."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtx.settings import ChannelSettings, PoolSettings, Settings
+from rtx.topology.process import ServerProcess
+from tests.cache.memory import MemoryDatabase, account
+
+PATIENCE = 0.3
+"""Seconds until a call, a dial or a silent subscriber is given up."""
+
+
+def impatient(url: str) -> Settings:
+    return Settings.load(
+        url=url,
+        pool=PoolSettings(
+            min_idle=1,
+            pool_timeout=2 * PATIENCE,
+            connect_timeout=PATIENCE,
+            read_timeout=PATIENCE,
+            write_timeout=PATIENCE,
+        ),
+        channels=ChannelSettings(probe_interval=PATIENCE),
+    )
+
+
+@pytest.fixture
+def brief(own_server: ServerProcess) -> Settings:
+    """Settings for the test's own server, with timeouts of 300 ms."""
+    return impatient(own_server.url)
+
+
+@pytest.fixture
+def records() -> MemoryDatabase:
+    """Accounts 1 to 5 in a database that stays up unless it is switched off."""
+    return MemoryDatabase(account(id) for id in range(1, 6))

@@ -1,0 +1,199 @@
+"""Failovers of a primary under load: killed, frozen, and planned."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+import rtx
+from rtx.settings import Settings
+from rtx.topology import Role
+from rtx.topology.local import LocalSentinels
+from rtx.topology.process import ServerProcess
+from tests.conftest import eventually
+from tests.sentinel.load import (
+    AFTER_THE_SWITCH,
+    PLANNED_OUTAGE,
+    SLACK,
+    WHOLE_OUTAGE,
+    Load,
+    announcements,
+    client_of,
+    clients_on,
+    longest,
+    primary_by_all,
+    topology_of,
+)
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def report(what: str, load: Load, struck: float, announced: list[float]) -> None:
+    silence = longest([when for when in load.heard_at if when > struck - 1])
+    print(
+        f"{what}: +switch-master after {min(announced) - struck:.2f} s, own switch "
+        f"{(load.switched[0] - min(announced)) * 1000:+.1f} ms from it, first write "
+        f"{load.first_after(min(announced)) * 1000:.0f} ms after it; writes out for "
+        f"{load.outage:.2f} s, subscriber silent for {silence:.2f} s, slowest call "
+        f"{load.slowest:.2f} s; {len(load.sets.acked)} of {len(load.sets.sent)} SETs acknowledged, "
+        f"errors {dict(load.errors)}, gaps {[gap.cause for gap in load.gaps]}"
+    )
+
+
+async def recovered(load: Load) -> None:
+    """Return when the switch has been made, and both writers and subscriber have gone on."""
+    await eventually(lambda: load.switched, within=WHOLE_OUTAGE * SLACK)
+    moment = load.switched[0]
+    await eventually(lambda: load.acked_since(moment) > 50 and load.heard_since(moment) > 5)
+
+
+async def test_a_killed_primary_is_replaced_under_load(group: LocalSentinels) -> None:
+    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+        load = Load(layer)
+        async with load.running():
+            old = await group.primary()
+            struck = time.monotonic()
+            old.kill()
+            await recovered(load)
+        report("kill -9, down-after 1 s", load, struck, announced)
+        lost = await load.check(await primary_by_all(group, but=old))
+        print(f"acknowledged but lost with the primary: {lost[0]} SETs, {lost[1]} INCRs")
+        assert load.first_after(min(announced)) < AFTER_THE_SWITCH * SLACK
+        assert load.outage < WHOLE_OUTAGE * SLACK
+        assert load.slowest < WHOLE_OUTAGE * SLACK
+        assert load.gaps
+        assert topology_of(layer).switches == 1
+
+
+async def test_a_frozen_primary_is_left_and_never_written_to_again(group: LocalSentinels) -> None:
+    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+        load = Load(layer)
+        async with load.running():
+            old = await group.primary()
+            struck = time.monotonic()
+            old.kill(signal.SIGSTOP)
+            await recovered(load)
+            new = await primary_by_all(group, but=old)
+            thawed = time.monotonic()
+            old.kill(signal.SIGCONT)
+            stray = await stray_writes(old, load)
+            await eventually(lambda: load.acked_since(time.monotonic() - 0.5) > 50)
+            assert not await clients_on(old)
+            assert load.acked_since(thawed) > 50
+        report("SIGSTOP, down-after 1 s", load, struck, announced)
+        lost = await load.check(new)
+        print(f"acknowledged but lost with the primary: {lost[0]} SETs, {lost[1]} INCRs")
+        assert not stray
+        assert load.first_after(min(announced)) < AFTER_THE_SWITCH * SLACK
+        assert load.outage < WHOLE_OUTAGE * SLACK
+        assert load.gaps
+        assert topology_of(layer).switches == 1
+
+
+async def stray_writes(old: ServerProcess, load: Load) -> set[str]:
+    """Keys first sent after the switch that an old primary has while it thinks it is one."""
+    stray: set[str] = set()
+    switched = load.switched[0]
+
+    async def demoted() -> bool:
+        recent = [key for key, when in load.sets.sent.items() if when > switched]
+        async with client_of(old) as witness:
+            role, values = await witness.pipeline().role().mget(recent).execute()
+        if role[0] != "master":
+            return True
+        stray.update(key for key, value in zip(recent, values, strict=True) if value is not None)
+        return False
+
+    with_resets = eventually(lambda: quietly(demoted()), within=20)
+    await with_resets
+    return stray
+
+
+async def quietly(check: object) -> bool:
+    """A sentinel cuts every connection of a server that it demotes: that is no answer yet."""
+    import redis
+
+    try:
+        return bool(await check)  # type: ignore[misc]
+    except redis.ConnectionError:
+        return False
+
+
+async def test_a_planned_failover_loses_nothing_that_was_acknowledged(
+    group: LocalSentinels,
+) -> None:
+    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+        load = Load(layer)
+        async with load.running():
+            old = await group.primary()
+            struck = time.monotonic()
+            await group.failover()
+            await recovered(load)
+            await eventually(lambda: none_on(old))
+        report("planned", load, struck, announced)
+        assert await load.check(await primary_by_all(group, but=old)) == (0, 0)
+        assert load.outage < PLANNED_OUTAGE * SLACK
+        assert load.gaps
+
+
+async def none_on(server: ServerProcess) -> bool:
+    return not await clients_on(server)
+
+
+async def test_five_failovers_in_a_row_leak_nothing(group: LocalSentinels) -> None:
+    async with rtx.open(Settings.load(url=group.url)) as layer:
+        async with layer.market_data.subscribe("*") as ticks:
+            await ticks.ready()
+            primary = await group.primary()
+            want = await full(layer, primary)
+            tasks = len(asyncio.all_tasks())
+            files = len(os.listdir("/proc/self/fd"))
+            started = time.monotonic()
+            for turn in range(1, 6):
+                await group.failover()
+                old, primary = primary, await primary_by_all(group, but=primary)
+                await eventually(lambda: topology_of(layer).switches == turn)  # noqa: B023
+                await group.settled()
+            print(f"five planned failovers, each settled: {time.monotonic() - started:.1f} s")
+            expected = {server.port: want if server is primary else 0 for server in group.servers}
+            counted = await held(group, expected)
+            assert counted == expected
+            assert len(asyncio.all_tasks()) == tasks
+            assert len(os.listdir("/proc/self/fd")) == files
+            heard = asyncio.create_task(first_tick(ticks))
+            await layer.market_data.publish(rtx.Tick("EURUSD", time=1, bid=1.0, ask=1.1))
+            assert (await heard).bid == 1.0
+            assert (await layer.health()).ready
+
+
+async def full(layer: rtx.DataLayer, primary: ServerProcess) -> int:
+    """Wait for the warm spares of every pool; how many connections the primary then has."""
+    spares = layer.settings.pool.min_idle * len(Role)
+    count = spares + 2  # the subscriber, and the one that asks for the role
+
+    async def there() -> bool:
+        return len(await clients_on(primary)) == count
+
+    await eventually(there)
+    return count
+
+
+async def held(group: LocalSentinels, expected: dict[int, int]) -> dict[int, int]:
+    """How many connections each server has, by port, once that is as expected or 10 s later."""
+    deadline = time.monotonic() + 10
+    while True:
+        counted = {server.port: len(await clients_on(server)) for server in group.servers}
+        if counted == expected or time.monotonic() > deadline:
+            return counted
+        await asyncio.sleep(0.05)
+
+
+async def first_tick(ticks: rtx.Subscription[rtx.Tick]) -> rtx.Tick:
+    async for item in ticks:
+        if isinstance(item, rtx.Tick):
+            return item
+    raise AssertionError("the subscription ended")
