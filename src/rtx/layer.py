@@ -80,10 +80,7 @@ class DataLayer:
         self.symbols = SymbolCache(cache, keys, ttl.symbol, load_symbols)
         self.prices = PriceCache(cache, keys, ttl.price)
         self.sessions = SessionCache(cache, keys, ttl.session)
-        self.hub = Hub(
-            lambda on_push, on_close: roles.dial_subscriber(Role.PUBSUB, on_push, on_close)
-        )
-        roles.topology(Role.PUBSUB).on_change(self.hub.hurry)
+        self.hub = Hub(roles.homes(Role.PUBSUB))
         self.market_data = MarketData(
             cache,
             pubsub,

@@ -96,7 +96,7 @@ class Outcomes:
 class Load:
     """Writers with keys and counters of their own, and a publisher with one subscriber."""
 
-    def __init__(self, layer: rtx.DataLayer, *, writers: int = 6) -> None:
+    def __init__(self, layer: rtx.DataLayer, *, writers: int = 12) -> None:
         self.layer = layer
         self.sets = Outcomes()
         self.counts = [Outcomes() for _ in range(writers)]
@@ -122,7 +122,7 @@ class Load:
                     group.create_task(self._write(name, pool_of(self.layer, role)))
                 group.create_task(self._publish())
                 try:
-                    await eventually(lambda: len(self.sets.acked) > 50 and len(self.heard) > 5)
+                    await eventually(lambda: len(self.sets.acked) > 500 and len(self.heard) > 5)
                     yield
                 finally:
                     self._ending.set()
@@ -168,7 +168,7 @@ class Load:
             if counted is not None:
                 assert isinstance(counted, int), f"INCR got the reply of another: {counted!r}"
                 assert 1 <= counted <= number
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.002)
 
     async def _publish(self) -> None:
         number = 0

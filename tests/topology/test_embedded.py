@@ -81,7 +81,7 @@ async def test_a_directory_that_cannot_be_written_is_refused_with_the_remedy(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="Not a directory; name a writable directory"):
+    with pytest.raises(SettingsError, match="Not a directory; name a writable one"):
         await embedded(tmp_path / "file" / "below").open()
 
 

@@ -16,7 +16,7 @@ import typer
 from rtx.cli import terminal
 from rtx.cli.running import run
 from rtx.errors import ConnectFailed, SettingsError
-from rtx.topology.embedded import _claim as claim_directory
+from rtx.topology.embedded import claim_directory
 from rtx.topology.local import LocalSentinels
 from rtx.topology.process import ServerProcess, free_port
 

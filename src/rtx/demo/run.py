@@ -83,6 +83,7 @@ class Notice:
     text: str
 
 
+Work: TypeAlias = Callable[[], Coroutine[None, None, None]]
 DemoEvent: TypeAlias = Started | ReplayProgress | ReplayDone | Notice
 Report: TypeAlias = Callable[[DemoEvent], None]
 
@@ -117,8 +118,8 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, report: Report) ->
             lambda started: serve(app, options.host, options.port, ready=started, stop=stop),
             lambda url: report(Started(url, redis_url, accounts)),
             [
-                risk.run(accounts),
-                _feed(layer, options, replay, report),
+                lambda: risk.run(accounts),
+                lambda: _feed(layer, options, replay, report),
                 *_bots(broker, accounts, options),
             ],
         )
@@ -127,7 +128,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, report: Report) ->
 async def _together(
     serving: Callable[[Callable[[str], None]], Coroutine[None, None, None]],
     ready: Callable[[str], None],
-    others: list[Coroutine[None, None, None]],
+    others: list[Work],
 ) -> None:
     """Serve, run the others once it serves, and end them with it."""
     started = asyncio.Event()
@@ -146,12 +147,11 @@ async def _together(
         raise errors.exceptions[0] from None
 
 
-def _bots(
-    broker: PaperBroker, accounts: list[int], options: DemoOptions
-) -> list[Coroutine[None, None, None]]:
+def _bots(broker: PaperBroker, accounts: list[int], options: DemoOptions) -> list[Work]:
     if options.replay is not None or len(accounts) < 2:
         return []
-    return [trade(broker, accounts[1], _TRADER_SYMBOLS, random.Random(options.seed))]
+    rng = random.Random(options.seed)
+    return [lambda: trade(broker, accounts[1], _TRADER_SYMBOLS, rng)]
 
 
 def _replay(options: DemoOptions) -> ReplayFeed | None:
@@ -192,13 +192,9 @@ async def _fill(database: SqlDatabase, specs: Iterable[SymbolSpec]) -> list[int]
     return ids or await database.add_accounts(_ACCOUNTS)
 
 
-async def _after(started: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    try:
-        await started.wait()
-    except asyncio.CancelledError:
-        work.close()
-        raise
-    await work
+async def _after(started: asyncio.Event, work: Work) -> None:
+    await started.wait()
+    await work()
 
 
 async def _feed(

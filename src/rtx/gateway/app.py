@@ -34,7 +34,8 @@ _MAX_BODY = 64 * 1024
 _SECURITY = [
     (
         b"content-security-policy",
-        b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+        b"object-src 'none'; base-uri 'none'; "
         b"form-action 'self'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),

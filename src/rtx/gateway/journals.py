@@ -90,4 +90,5 @@ class Follower:
             )
         else:
             self._outbox.put(messages.journal_message(item, name))
-            self.position = f"{item.epoch}:{item.seq}"
+            if item.seq:  # another program's message may be outside the log
+                self.position = f"{item.epoch}:{item.seq}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
@@ -51,8 +51,8 @@ class Sink(Protocol):
     def up(self) -> None:
         """All channels are subscribed; from here on every message arrives."""
 
-    def down(self, cause: str) -> None:
-        """The connection is lost; messages are lost from here on until `up`."""
+    def down(self, cause: str, channels: Sequence[str]) -> None:
+        """These channels are lost: their messages from here on, until `up`."""
 
     def fail(self, error: RtxError) -> None:
         """The server refuses the subscription, and asking again will not help."""
@@ -82,7 +82,7 @@ class Inbox(ABC, Generic[M]):
         """See `Sink`."""
 
     @abstractmethod
-    def down(self, cause: str) -> None:
+    def down(self, cause: str, channels: Sequence[str]) -> None:
         """See `Sink`."""
 
     @abstractmethod

@@ -108,6 +108,7 @@ class Journal(Generic[M]):
             secrets.token_hex(8),
             self._settings.log_size,
             round(self._settings.log_ttl * 1000),
+            "SPUBLISH" if self._hub.sharded else "PUBLISH",
         )
         seq, epoch = cast(list[object], reply)
         self.stats.published += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -117,7 +117,7 @@ class JournalInbox(Inbox[M]):
     def up(self) -> None:
         self._restart()
 
-    def down(self, cause: str) -> None:
+    def down(self, cause: str, channels: Sequence[str]) -> None:
         self.generation += 1
         self._live = self._waiting = False
         if self._broken is None:

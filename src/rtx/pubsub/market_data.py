@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rtx import codecs
-from rtx.errors import BadTick, ServerError, Unavailable
+from rtx.errors import BadTick, NotInCluster, ServerError, Unavailable
 from rtx.keys import Keys
 from rtx.models import Price, Tick, check_quote
 from rtx.pubsub.base import Policy, Subscription
@@ -36,7 +36,8 @@ class MarketData:
     """Channels `market_data:{symbol}`: the latest value counts, and every tick is published.
 
     One publish is one write: SET of the price, then PUBLISH of the tick. Where cache and pubsub
-    are two servers the price is stored first, so that a new subscriber finds no hole.
+    are two servers, or a cluster, the prices are stored first, so that a new subscriber finds no
+    hole. A tick whose node in a cluster is away is not waited with: the next one is worth more.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MarketData:
         self._settings = settings
         self._one_server = one_server
         self._suffix = _expiry(price_ttl)
+        self._verb = b"$8\r\nSPUBLISH\r\n" if hub.sharded else b"$7\r\nPUBLISH\r\n"
         self._heads: dict[str, tuple[bytes, bytes]] = {}
         self._syncs: set[asyncio.Task[None]] = set()
         self.stats = MarketDataStats()
@@ -138,7 +140,7 @@ class MarketData:
             channel = self._keys.market_data(symbol).encode()
             head = self._heads[symbol] = (
                 b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(key), key),
-                b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n" % (len(channel), channel),
+                b"*3\r\n%b$%d\r\n%b\r\n" % (self._verb, len(channel), channel),
             )
         return head
 
@@ -165,14 +167,25 @@ class MarketData:
         `"*"` there is no snapshot. `policy` says what a full queue of `queue_size` messages does:
         `every` drops the oldest and says how many, `latest` keeps the newest of each symbol,
         `disconnect` ends with `SubscriptionClosed`. Subscribing to all costs the server one pattern
-        match for every message published to any channel.
+        match for every message published to any channel. A cluster cannot do that: there it raises
+        `NotInCluster`.
         """
         if not symbols:
             raise ValueError('name the symbols to subscribe to, or "*" for all')
         everything = ALL in symbols
+        if everything and self._hub.sharded:
+            raise NotInCluster(
+                'a cluster has no subscription to all symbols ("*"): its channels are spread over '
+                "the nodes, without patterns; name the symbols"
+            )
         wanted = () if everything or not snapshot else tuple(dict.fromkeys(symbols))
+        # An exact "*" is the only pattern; the other characters of a glob are taken as they are.
+        channels = {
+            self._keys.market_data(symbol): symbol for symbol in ((ALL,) if everything else symbols)
+        }
         inbox = MarketInbox(
             channel=self._keys.market_data(symbols[0] if len(symbols) == 1 else ALL),
+            channels=channels,
             symbols=wanted,
             policy=policy,
             queue_size=queue_size or self._settings.queue_size,
@@ -180,9 +193,7 @@ class MarketData:
             release=self._hub.remove,
             read_snapshot=self._start_sync,
         )
-        # An exact "*" is the only pattern; the other characters of a glob are taken as they are.
-        names = [self._keys.market_data(symbol) for symbol in ((ALL,) if everything else symbols)]
-        self._hub.add(inbox, names, codecs.decode_tick, pattern=everything)
+        self._hub.add(inbox, channels, codecs.decode_tick, pattern=everything)
         return Subscription(inbox)
 
     def _start_sync(self, inbox: MarketInbox) -> None:
@@ -193,7 +204,7 @@ class MarketData:
     async def _sync(self, inbox: MarketInbox, generation: int) -> None:
         prices: list[Price] = []
         try:
-            keys = map(self._keys.price, inbox.symbols)
+            keys = map(self._keys.price, inbox.unsynced)
             raws = await self._cache.execute("MGET", *keys, idempotent=True)
             assert isinstance(raws, list)
             for raw in raws:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -41,6 +41,7 @@ class MarketInbox(Inbox[Tick]):
         self,
         *,
         channel: str,
+        channels: Mapping[str, str],
         symbols: tuple[str, ...],
         policy: Policy,
         queue_size: int,
@@ -54,6 +55,7 @@ class MarketInbox(Inbox[Tick]):
         self.generation = 0
         """Counts the breaks, so that a snapshot begun before one is not used after it."""
         self._channel = channel
+        self._symbol_of = channels
         self._policy = policy
         self._every = policy != "latest"
         self._stats = stats
@@ -62,11 +64,12 @@ class MarketInbox(Inbox[Tick]):
         self._snapshot: dict[str, Price] = {}  # prices whose own tick has not come yet
         self._snapshot_until = 0.0
         self._held: deque[Tick] | None = deque()
+        self._lost: set[str] | None = None  # whose ticks are held; None for all
         self._held_skipped = 0
         self._broken: tuple[float, str] | None = None
 
     def deliver(self, tick: Any) -> None:  # a Tick: a cast would cost a call for each
-        if self._held is None:
+        if self._held is None or (self._lost is not None and tick.symbol not in self._lost):
             if self._snapshot and self._snapshot_has(tick):
                 return
             if self._every and len(self.queue) < self.queue_size:  # nearly always
@@ -145,16 +148,29 @@ class MarketInbox(Inbox[Tick]):
             self.queue.extend(self._latest.values())
             self._latest.clear()
 
+    @property
+    def unsynced(self) -> tuple[str, ...]:
+        """The symbols to read a snapshot of now."""
+        lost = self._lost
+        return self.symbols if lost is None else tuple(s for s in self.symbols if s in lost)
+
     def up(self) -> None:
-        if self.symbols:
+        if self.unsynced:
             self._read_snapshot(self)
         else:
             self.go_live([])
 
-    def down(self, cause: str) -> None:
+    def down(self, cause: str, channels: Sequence[str]) -> None:
         self.generation += 1
-        self._held = deque()
-        self._held_skipped = 0
+        lost = {self._symbol_of[name] for name in channels}
+        if len(channels) == len(self._symbol_of):
+            self._held, self._held_skipped, self._lost = deque(), 0, None
+        elif self._held is None:  # the others stay live
+            self._held, self._lost = deque(), lost
+        else:
+            self._held = deque(tick for tick in self._held if tick.symbol not in lost)
+            if self._lost is not None:
+                self._lost |= lost
         if self._broken is None:
             self._broken = (time.monotonic(), cause)
 
@@ -175,7 +191,10 @@ class MarketInbox(Inbox[Tick]):
             self._stats.skipped += self._held_skipped
             self._tell(Gap(self._channel, _SLOW, skipped=self._held_skipped))
         self._held_skipped = 0
-        self._snapshot = {price.symbol: price for price in prices}
+        for symbol in [*self._snapshot] if self._lost is None else self._lost:
+            self._snapshot.pop(symbol, None)
+        self._lost = None
+        self._snapshot.update((price.symbol, price) for price in prices)
         self._snapshot_until = time.monotonic() + _UNDER_WAY
         for tick in self._after_snapshot(held):
             self._accept(tick)

@@ -92,9 +92,6 @@ class Homes(Protocol):
     def moved(self, channel: bytes, error: ServerError | None) -> None:
         """A home did not take a channel or let go of it: it may be elsewhere now."""
 
-    def lost(self) -> None:
-        """A connection broke or could not be dialed: channels may find new homes."""
-
     def on_change(self, told: Callable[[], None]) -> None:
         """Call `told` when channels may have new homes, or a home can be dialed again."""
 

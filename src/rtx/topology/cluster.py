@@ -1,8 +1,8 @@
 """A cluster: which node has which slot, followed through failovers and slot migrations.
 
-Up to three primaries are asked every second, and the view with the highest epoch counts, of several
-the one that most nodes share. While anything is amiss (a node does not answer, a call was redirected,
-slots have no node) all are asked, ten times a second.
+Up to three primaries are asked every second, and the view with the highest epoch counts, of
+several the one that most nodes share. While anything is amiss (a node does not answer, a call was
+redirected, slots have no node) more of them are asked, ten times a second.
 """
 
 from __future__ import annotations
@@ -196,10 +196,7 @@ class ClusterTopology:
             others = {*self._location.nodes, *self._map.replicas, *known}.difference(asked)
             answers |= await self._ask(others, _PATIENCE)
         self._settle(list(answers.values()))
-        silent = [
-            address for address in self.primaries if isinstance(answers.get(address), RtxError)
-        ]
-        if silent or self.trouble:
+        if self.trouble or any(isinstance(answers.get(at), RtxError) for at in self.primaries):
             if self._uneasy_since is None:
                 self._uneasy_since = asyncio.get_running_loop().time()
         else:
@@ -276,9 +273,6 @@ class SlotHomes:
             self._topology.moved(key_slot(channel), address)
         else:
             self._topology.look()
-
-    def lost(self) -> None:
-        self._topology.look()
 
     def on_change(self, told: Callable[[], None]) -> None:
         self._topology.on_change(told)

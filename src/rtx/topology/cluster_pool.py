@@ -258,7 +258,8 @@ class ClusterCaller:
 
 
 def _pack(args: Sequence[Argument]) -> bytes:
-    return hiredis.pack_command(tuple(args))  # type: ignore[arg-type]
+    packed: bytes = hiredis.pack_command(tuple(args))  # type: ignore[arg-type]
+    return packed
 
 
 def _too_late() -> CallTimeout:

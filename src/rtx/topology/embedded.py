@@ -57,7 +57,7 @@ class EmbeddedTopology:
     async def open(self) -> None:
         config = {}
         if self._location.directory:
-            self._directory, self._lock = _claim(self._location.directory)
+            self._directory, self._lock = claim_directory(self._location.directory)
             config = {"appendonly": "yes", "appendfsync": "everysec"}
         else:
             self._directory = Path(tempfile.mkdtemp(prefix="rtx-"))
@@ -109,7 +109,7 @@ class EmbeddedTopology:
                 pause = _RESTART_AFTER
 
 
-def _claim(name: str) -> tuple[Path, IO[str]]:
+def claim_directory(name: str) -> tuple[Path, IO[str]]:
     """Create the directory and hold its lock; two servers on one set of files would ruin them."""
     directory = Path(name).expanduser().absolute()
     try:
@@ -117,7 +117,7 @@ def _claim(name: str) -> tuple[Path, IO[str]]:
         lock = (directory / "rtx.lock").open("w")
     except OSError as error:
         raise SettingsError(
-            f"embedded://{directory} cannot be used: {error.strerror}; name a writable directory"
+            f"directory {directory} cannot be used: {error.strerror}; name a writable one"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

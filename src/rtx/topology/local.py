@@ -75,14 +75,14 @@ class LocalSentinels:
             if self.servers:
                 config["replicaof"] = f"127.0.0.1 {self.servers[0].port}"
             server = ServerProcess(
-                _made(root / f"server-{number}"), config=config, binary=self._binary
+                made(root / f"server-{number}"), config=config, binary=self._binary
             )
             self._stack.push_async_callback(server.stop)
             self.servers.append(server)
             await server.start()
         for number in range(self._count):
             sentinel = SentinelProcess(
-                _made(root / f"sentinel-{number}"), self._sentinel_conf(), binary=self._binary
+                made(root / f"sentinel-{number}"), self._sentinel_conf(), binary=self._binary
             )
             self._stack.push_async_callback(sentinel.stop)
             self.sentinels.append(sentinel)
@@ -168,6 +168,7 @@ def str_of(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else "0"
 
 
-def _made(directory: Path) -> Path:
+def made(directory: Path) -> Path:
+    """The directory, created."""
     directory.mkdir(parents=True)
     return directory

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from rtx.errors import ConnectFailed, RtxError
-from rtx.topology.local import ask, str_of
+from rtx.topology.local import ask, made, str_of
 from rtx.topology.process import ServerProcess, free_port
 from rtx.topology.slots import SLOTS, key_slot
 
@@ -43,11 +43,13 @@ class LocalCluster:
             "cluster-node-timeout": str(round(node_timeout * 1000)),
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": "0",
+            "shutdown-timeout": "0",
             "enable-debug-command": "local",
             **(config or {}),
         }
         self._binary = binary
         self._stack = AsyncExitStack()
+        self._bus: dict[int, int] = {}  # bus ports by port
         self.servers: list[ServerProcess] = []
         """All nodes; at the beginning the primaries come first."""
 
@@ -72,7 +74,7 @@ class LocalCluster:
         root = Path(tempfile.mkdtemp(prefix="rtx-cluster-"))
         self._stack.callback(shutil.rmtree, root, ignore_errors=True)
         for number in range(self._primaries * (1 + self._replicas)):
-            await self._start_node(root / f"node-{number}")
+            await self._start_node(made(root / f"node-{number}"))
         ports = [server.port for server in self.servers]
         owners = ports[: self._primaries]
         for number, port in enumerate(owners):
@@ -80,7 +82,7 @@ class LocalCluster:
             await ask(port, "CLUSTER", "ADDSLOTSRANGE", first, end - 1)
             await ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for port in ports[1:]:
-            await ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", port)
+            await ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", port, self._bus[port])
         await self._until(lambda: self._all_know(len(ports)))
         for number, port in enumerate(ports[self._primaries :]):
             primary = await self.node_id(owners[number % len(owners)])
@@ -88,11 +90,10 @@ class LocalCluster:
         await self.settled()
 
     async def _start_node(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        for attempt in range(
-            5
-        ):  # a port that was free may be taken by now; port + 10000 often does not exist
-            config = {**self._config, "cluster-port": str(free_port())}
+        # The bus has a free port too, for port + 10000 is often none. Either may be taken by now.
+        for attempt in range(5):
+            bus = free_port()
+            config = {**self._config, "cluster-port": str(bus)}
             server = ServerProcess(directory, config=config, binary=self._binary)
             try:
                 await server.start()
@@ -102,12 +103,13 @@ class LocalCluster:
                 continue
             self._stack.push_async_callback(server.stop)
             self.servers.append(server)
+            self._bus[server.port] = bus
             return
 
     # --- waiting ---------------------------------------------------------------------------
 
     async def settled(self) -> None:
-        """Return when every node that runs calls the cluster ok and every replica is in sync."""
+        """Return when all nodes that run agree, call the cluster ok, and replicas are in sync."""
         await self._until(self._is_settled)
 
     async def _until(self, true: Callable[[], Awaitable[bool]]) -> None:
@@ -123,8 +125,7 @@ class LocalCluster:
 
     async def _all_know(self, count: int) -> bool:
         for server in self._alive():
-            facts = await self.info(server.port)
-            if int(facts["cluster_known_nodes"]) < count:
+            if int((await self.info(server.port))["cluster_known_nodes"]) < count:
                 return False
         return True
 
@@ -138,12 +139,8 @@ class LocalCluster:
                 return False
             slots = await ask(server.port, "CLUSTER", "SLOTS")
             assert isinstance(slots, list)
-            owners = [
-                (item[0], item[1], item[2][1], len(item))
-                for item in slots
-                if isinstance(item, list) and isinstance(item[2], list)
-            ]
-            maps.add(tuple(sorted(owners, key=str)))
+            seen = [(first, last, node[1], len(others)) for first, last, node, *others in slots]  # type: ignore[misc, index]
+            maps.add(tuple(sorted(seen)))
         return len(maps) == 1
 
     # --- asking ----------------------------------------------------------------------------
@@ -151,14 +148,14 @@ class LocalCluster:
     async def info(self, port: int) -> dict[str, str]:
         """CLUSTER INFO of a node."""
         text = str_of(await ask(port, "CLUSTER", "INFO"))
-        return dict(line.partition(":")[::2] for line in text.split("\r\n"))
+        return {name: value for name, _, value in (line.partition(":") for line in text.split())}
 
     async def node_id(self, port: int) -> str:
         """CLUSTER MYID of a node."""
         return str_of(await ask(port, "CLUSTER", "MYID"))
 
     async def owner(self, slot: int) -> ServerProcess:
-        """The primary of a slot, as the nodes that answer see it."""
+        """The primary of a slot, as the first node that answers sees it."""
         for server in self._alive():
             try:
                 slots = await ask(server.port, "CLUSTER", "SLOTS")
@@ -219,19 +216,9 @@ class LocalCluster:
             keys = await ask(source.port, "CLUSTER", "GETKEYSINSLOT", slot, _KEYS_AT_ONCE)
             if not isinstance(keys, list) or not keys:
                 return moved
+            where = ("127.0.0.1", to.port, "", 0, 5000)
             names = [str_of(key) for key in keys]
-            await ask(
-                source.port,
-                "MIGRATE",
-                "127.0.0.1",
-                to.port,
-                "",
-                0,
-                5000,
-                "KEYS",
-                *names,
-                timeout=6.0,
-            )
+            await ask(source.port, "MIGRATE", *where, "KEYS", *names, timeout=6.0)
             moved += len(names)
 
     async def end_migration(self, slot: int, source: ServerProcess, to: ServerProcess) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from rtx import urls
-from rtx.errors import SettingsError
 from rtx.settings import Settings
-from rtx.topology.base import DATABASES, Manner, Role, Topology
+from rtx.topology.base import DATABASES, Homes, Manner, Role, Topology
+from rtx.topology.cluster import ClusterTopology, SlotHomes
+from rtx.topology.cluster_pool import ClusterCaller
 from rtx.topology.embedded import EmbeddedTopology
+from rtx.topology.one_home import OneHome
 from rtx.topology.sentinel import SentinelTopology
 from rtx.topology.standalone import StandaloneTopology
-from rtx.wire.connection import Connection, Dial, OnPush
+from rtx.wire.caller import Caller
+from rtx.wire.connection import Dial
 from rtx.wire.pool import Pool
 
 
@@ -24,7 +26,7 @@ class Roles:
         self._settings = settings
         self._topologies: dict[urls.Location, Topology] = {}
         self._of: dict[Role, Topology] = {}
-        self._pools: dict[Role, Pool] = {}
+        self._callers: dict[Role, Caller] = {}
         self._stack = AsyncExitStack()
         for role in Role:
             location = settings.location(role.value)
@@ -48,10 +50,7 @@ class Roles:
             case urls.Sentinel():
                 return SentinelTopology(location, manner)
             case urls.Cluster():
-                raise SettingsError(
-                    f"{location}: this version does not connect to clusters; name a single server "
-                    "with redis://host:port or a service with redis+sentinel://"
-                )
+                return ClusterTopology(location, manner)
 
     async def open(self) -> None:
         """Start the topologies and dial.
@@ -63,11 +62,11 @@ class Roles:
                 self._stack.push_async_callback(topology.close)
                 await topology.open()
             for role in Role:
-                pool = Pool(self._dial(role), self._settings.pool)
-                self._stack.push_async_callback(pool.close)
-                await pool.open()
-                self._of[role].on_change(pool.hurry)
-                self._pools[role] = pool
+                caller = self._caller(role)
+                self._stack.push_async_callback(caller.close)
+                await caller.open()
+                self._of[role].on_change(caller.hurry)
+                self._callers[role] = caller
         except BaseException:
             await self.close()
             raise
@@ -76,24 +75,31 @@ class Roles:
         """Close pools, then topologies, even when this is cancelled meanwhile."""
         await asyncio.shield(asyncio.ensure_future(self._stack.aclose()))
 
-    def pool(self, role: Role) -> Pool:
-        """The pool of a role, with its database selected."""
-        return self._pools[role]
+    def _caller(self, role: Role) -> Pool | ClusterCaller:
+        topology = self._of[role]
+        if isinstance(topology, ClusterTopology):
+            return ClusterCaller(topology, self._settings.pool)
+        return Pool(self._dial(role), self._settings.pool)
+
+    def pool(self, role: Role) -> Caller:
+        """What a role's commands are sent with: its pool, or its cluster's pools."""
+        return self._callers[role]
 
     def share_server(self, one: Role, other: Role) -> bool:
         """Whether two roles live on one server, so that one pipeline can serve both."""
-        return self._of[one] is self._of[other]
+        topology = self._of[one]
+        return topology is self._of[other] and not isinstance(topology, ClusterTopology)
 
     def topology(self, role: Role) -> Topology:
         """The topology behind a role."""
         return self._of[role]
 
-    async def dial_subscriber(
-        self, role: Role, on_push: OnPush, on_close: Callable[[Connection], None]
-    ) -> Connection:
-        """A connection of its own for push messages, asked for life every `probe_interval`."""
-        liveness = self._settings.channels.probe_interval
-        return await self._of[role].dial(DATABASES[role], on_close, on_push, liveness)
+    def homes(self, role: Role) -> Homes:
+        """Where the channels of a role are; a silent connection is asked every `probe_interval`."""
+        topology, liveness = self._of[role], self._settings.channels.probe_interval
+        if isinstance(topology, ClusterTopology):
+            return SlotHomes(topology, liveness)
+        return OneHome(topology, DATABASES[role], liveness)
 
     @property
     def embedded(self) -> EmbeddedTopology | None:

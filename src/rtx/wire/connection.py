@@ -219,8 +219,7 @@ class Connection(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """Calls that wait for a reply; our own question whether the peer lives is none."""
-        asking = self._pinged is not None and not self._pinged.done()
-        return len(self._pending) - asking
+        return len(self._pending) - self._asking
 
     @property
     def silent(self) -> float:
@@ -238,7 +237,11 @@ class Connection(asyncio.Protocol):
         )
 
     def call(self, *args: Argument, timeout: float | None = None) -> asyncio.Future[Reply]:
-        """Send one command; the future gets its reply, or a `ServerError` or `Unavailable`."""
+        """Send one command; the future gets its reply, or a `ServerError` or `Unavailable`.
+
+        `timeout` in seconds, `read_timeout` if left out. A longer one does not outlive the
+        connection, which is given up when the peer has said nothing for `read_timeout`.
+        """
         future: asyncio.Future[Reply] = self._new_future()
         self._send(future, hiredis.pack_command(args), timeout)  # type: ignore[arg-type]
         return future
@@ -438,9 +441,14 @@ class Connection(asyncio.Protocol):
                 )
             )
             return
-        if not self._pending and silent >= self.options.heartbeat / 2 and not self._retiring:
+        # Asked even under load: a reply that went astray is found out by the answer to PING.
+        if not self._asking and not self._retiring:
             self._ping()
         self._heartbeat = self._loop.call_later(self.options.heartbeat, self._beat)
+
+    @property
+    def _asking(self) -> bool:
+        return self._pinged is not None and not self._pinged.done()
 
     def _ping(self) -> None:
         token = os.urandom(8).hex().encode()

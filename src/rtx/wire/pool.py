@@ -13,7 +13,14 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from rtx.errors import ConnectionLost, PoolExhausted, RtxError, ServerError, Unavailable
+from rtx.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    PoolExhausted,
+    RtxError,
+    ServerError,
+    Unavailable,
+)
 from rtx.settings import PoolSettings
 from rtx.wire.backoff import Backoff
 from rtx.wire.connection import Argument, Connection, Dial
@@ -165,9 +172,7 @@ class Pool:
     ) -> list[Reply]:
         return await (await self._acquire()).batch(commands, timeout)
 
-    async def _packed_later(
-        self, commands: Sequence[bytes], timeout: float | None
-    ) -> list[Reply]:
+    async def _packed_later(self, commands: Sequence[bytes], timeout: float | None) -> list[Reply]:
         connection = await self._acquire()
         return await connection.batch_packed(b"".join(commands), len(commands), timeout)
 
@@ -266,11 +271,9 @@ class Pool:
                 try:
                     self._add(await self._dial(self._forget))
                 except RtxError as error:
-                    self._stats.dial_failures += 1
-                    if not self._connections:
-                        self._down = error
-                        self._wake(len(self._waiters))
-                    await self._backoff.rest()
+                    await self._failed(error)
+                except Exception as error:  # the keeper must outlive a fault in a topology
+                    await self._failed(ConnectFailed(f"dialing failed in a new way: {error!r}"))
                 else:
                     self._backoff.reset()
                 continue
@@ -280,12 +283,25 @@ class Pool:
             except TimeoutError:
                 continue
 
+    async def _failed(self, error: RtxError) -> None:
+        self._stats.dial_failures += 1
+        if not self._connections:
+            self._down = error
+            self._wake(len(self._waiters))
+        await self._backoff.rest()
+
     def _needs_another(self) -> bool:
         have = len(self._connections)
+        if have == 1 and self._is_old(self._connections[0]):
+            return True  # it is retired when another has taken its place
         if have >= self._settings.size:
             return False
         busy = sum(1 for connection in self._connections if connection.in_flight)
         return have == 0 or bool(self._waiters) or have - busy < self._settings.min_idle
+
+    def _is_old(self, connection: Connection) -> bool:
+        age = asyncio.get_running_loop().time() - self._born[connection]
+        return age > self._settings.max_age
 
     def _tidy(self) -> None:
         """Retire what is too old, and what has been idle too long beyond the warm spares."""
@@ -294,7 +310,7 @@ class Pool:
             if connection.in_flight:
                 self._used[connection] = now
         for connection in list(self._connections):
-            old = now - self._born[connection] > self._settings.max_age
+            old = self._is_old(connection)
             idle = now - self._used[connection] > self._settings.idle_timeout
             spare = len(self._connections) > max(1, self._settings.min_idle)
             if (old or (idle and spare)) and (spare or len(self._connections) > 1):

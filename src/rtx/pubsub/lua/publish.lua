@@ -6,6 +6,7 @@
 -- ARGV[3]  epoch to use where the log has none yet
 -- ARGV[4]  entries to keep
 -- ARGV[5]  milliseconds to keep the log after its last message
+-- ARGV[6]  PUBLISH, or in a cluster SPUBLISH
 -- reply    {seq, epoch}
 -- First a write that a server out of memory refuses, so that a refused message leaves no trace.
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
@@ -19,5 +20,5 @@ local message = string.sub(ARGV[2], 1, -2) .. ',"seq":' .. seq .. ',"epoch":"' .
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], seq .. '-0', 'm', message)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('PUBLISH', ARGV[1], message)
+redis.call(ARGV[6], ARGV[1], message)
 return {seq, epoch}

@@ -1,0 +1,93 @@
+"""A channel that somebody in this process listens to, and who that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rtx.pubsub.base import Sink
+
+if TYPE_CHECKING:
+    from rtx.pubsub.link import Link
+
+
+class Channel:
+    """A channel or pattern: its link, whether it is confirmed there, and where messages go."""
+
+    __slots__ = (
+        "asked",
+        "confirmed",
+        "decode",
+        "inlets",
+        "key",
+        "link",
+        "name",
+        "pattern",
+        "received",
+        "targets",
+    )
+
+    def __init__(self, name: str, pattern: bool, decode: Callable[[bytes], object]) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.pattern = pattern
+        self.decode = decode
+        self.link: Link | None = None
+        self.confirmed = False
+        self.asked = 0
+        """Counts the losses, so that an answer from before one confirms nothing after it."""
+        self.inlets: dict[Sink, Inlet] = {}
+        self.received = 0
+        # What the sinks deliver with, safe to walk while they come and go.
+        self.targets: tuple[Callable[[object], None], ...] = ()
+
+    def add(self, inlet: Inlet) -> None:
+        """Deliver to one more sink."""
+        self.inlets[inlet.sink] = inlet
+        self.targets = tuple(sink.deliver for sink in self.inlets)
+
+    def remove(self, sink: Sink) -> None:
+        """Deliver to this sink no more."""
+        self.inlets.pop(sink, None)
+        self.targets = tuple(sink.deliver for sink in self.inlets)
+
+    def confirm(self) -> None:
+        """The server has subscribed it; sinks that waited for nothing else are up."""
+        if not self.confirmed:
+            self.confirmed = True
+            for inlet in list(self.inlets.values()):
+                inlet.one_up()
+
+
+class Inlet:
+    """How many channels of one sink still wait for the server's confirmation."""
+
+    __slots__ = ("channels", "missing", "sink")
+
+    def __init__(self, sink: Sink, channels: list[Channel]) -> None:
+        self.sink = sink
+        self.channels = channels
+        self.missing = 0
+
+    def count(self) -> None:
+        """Count anew."""
+        self.missing = sum(1 for channel in self.channels if not channel.confirmed)
+
+    def one_up(self) -> None:
+        """One of its channels is confirmed."""
+        self.missing -= 1
+        if self.missing == 0:
+            self.sink.up()
+
+
+def lose(channels: list[Channel], cause: str) -> None:
+    """Tell every sink which of its channels are lost from here on."""
+    hit: dict[Inlet, list[str]] = {}
+    for channel in channels:
+        channel.confirmed = False
+        channel.asked += 1
+        for inlet in channel.inlets.values():
+            hit.setdefault(inlet, []).append(channel.name)
+    for inlet, names in hit.items():
+        inlet.count()
+        inlet.sink.down(cause, names)
