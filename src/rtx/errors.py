@@ -4,7 +4,8 @@
 
 - `code`: a stable word for logs and for clients of the gateway;
 - `retryable`: whether the same call can succeed later without a change by the caller;
-- `maybe_applied` (on `Unavailable`): whether the server may have carried the command out.
+- `maybe_applied` (on `Unavailable` and `DatabaseUnavailable`): whether the server may have carried
+  the command out.
 """
 
 from __future__ import annotations
@@ -135,16 +136,30 @@ class OutOfMemory(ServerError):
 
 
 class DatabaseUnavailable(RtxError):
-    """The database behind the caches could not answer."""
+    """The database behind the caches could not answer.
+
+    `maybe_applied` is True when a commit failed whose outcome is unknown, such as when the
+    connection was lost meanwhile; False when nothing was stored.
+    """
 
     code = "database_unavailable"
     retryable = True
+
+    def __init__(self, message: str, *, maybe_applied: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_applied = maybe_applied
 
 
 class NotFound(RtxError):
     """The thing asked for does not exist in the system of record."""
 
     code = "not_found"
+
+
+class Duplicate(RtxError):
+    """What was to be stored is already there, such as an order id recorded before."""
+
+    code = "duplicate"
 
 
 # --- market data ---------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from decimal import Decimal
 
 import pytest
 import redis.asyncio as redis_py
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import rtx
 from rtx.database import SqlDatabase
@@ -193,3 +195,79 @@ async def test_concurrent_updates_all_count(settings: Settings) -> None:
         total = await layer.accounts.get(id)
         assert total is not None
         assert total.balance == Decimal("0.50")
+
+
+async def test_a_database_that_fails_in_the_body_touches_nothing(
+    backed: rtx.DataLayer, witness: redis_py.Redis
+) -> None:
+    """The same error as from a commit, but nothing can have been stored."""
+    await warm(backed)
+
+    async def update() -> None:
+        async with backed.accounts.update(1):
+            raise rtx.DatabaseUnavailable("the database is gone")
+
+    with pytest.raises(rtx.DatabaseUnavailable, match="is gone"):
+        await update()
+    assert await cached(backed, witness) == 2
+    assert backed.stats()["cache.accounts"]["invalidations"] == 0
+
+
+async def test_a_cancellation_raised_after_the_commit_of_the_sql_database_drops_the_values(
+    settings: Settings, witness: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committing = asyncio.Event()
+    commit = AsyncConnection.commit
+
+    async def announced(connection: AsyncConnection) -> None:
+        committing.set()
+        await commit(connection)
+
+    async with rtx.open(settings, database=SqlDatabase("sqlite+aiosqlite://")) as layer:
+        id = await one_cached_account(layer)
+
+        async def update() -> None:
+            async with layer.accounts.update(id) as row:
+                row.balance = Decimal("42.00")
+
+        monkeypatch.setattr(AsyncConnection, "commit", announced)
+        updating = asyncio.ensure_future(update())
+        await committing.wait()
+        updating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await updating
+        assert await cached(layer, witness, id) == 0
+        after = await layer.accounts.get(id)
+        assert after is not None
+        assert after.balance == Decimal("42.00")
+
+
+async def test_a_commit_of_the_sql_database_whose_answer_is_lost_drops_the_values(
+    settings: Settings, witness: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = AsyncConnection.commit
+
+    async def lost(connection: AsyncConnection) -> None:
+        await commit(connection)
+        raise sqlite3.OperationalError("the answer is lost")
+
+    async with rtx.open(settings, database=SqlDatabase("sqlite+aiosqlite://")) as layer:
+        id = await one_cached_account(layer)
+        monkeypatch.setattr(AsyncConnection, "commit", lost)
+        with pytest.raises(rtx.DatabaseUnavailable, match="may be stored") as caught:
+            async with layer.accounts.update(id) as row:
+                row.balance = Decimal("42.00")
+        assert caught.value.maybe_applied
+        assert await cached(layer, witness, id) == 0
+        after = await layer.accounts.get(id)
+        assert after is not None
+        assert after.balance == Decimal("42.00")
+
+
+async def one_cached_account(layer: rtx.DataLayer) -> int:
+    """A new account without positions in the layer's SQL database, and in its caches."""
+    assert isinstance(layer.database, SqlDatabase)
+    (id,) = await layer.database.add_accounts([("RTX-1", Decimal("1000.00"))])
+    await layer.accounts.get(id)
+    await layer.positions.get(id)
+    return id

@@ -440,8 +440,9 @@ async def test_failed_operation_that_is_swallowed_stops_the_commit(
             await asyncio.wait([task])
             account.balance = Decimal(1)
 
-    with pytest.raises(DatabaseUnavailable, match="nothing of the update"):
+    with pytest.raises(DatabaseUnavailable, match="nothing of the update") as caught:
         await swallow()
+    assert not caught.value.maybe_applied
     assert await everything(database, account_id) == before
 
 
@@ -711,8 +712,63 @@ async def test_update_whose_connection_is_ended_is_unavailable_and_stores_nothin
         with pytest.raises(DatabaseUnavailable) as caught:
             await update()
         assert caught.value.__cause__ is not None
+        assert not caught.value.maybe_applied
         assert await balance_of(database, account_id) == 5
         assert await database.positions([account_id]) == {account_id: ()}
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["answer-lost", "commit-lost"])
+async def test_connection_lost_during_the_commit_leaves_open_whether_it_happened(
+    postgres: Callable[[], Awaitable[str]], arrives: bool
+) -> None:
+    from sqlalchemy import make_url
+
+    server = make_url(await postgres())
+    connected: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand on all bytes until a COMMIT, then cut."""
+        task = asyncio.current_task()
+        assert task is not None
+        connected.add(task)
+        path = f"{server.query['host']}/.s.PGSQL.5432"
+        from_server, to_server = await asyncio.open_unix_connection(path)
+
+        async def answers() -> None:
+            while answer := await from_server.read(65536):
+                writer.write(answer)
+            writer.close()
+
+        answering = asyncio.create_task(answers())
+        try:
+            while request := await reader.read(65536):
+                if b"COMMIT;" in request and cutting:
+                    answering.cancel()
+                    await asyncio.wait([answering])
+                    if arrives:
+                        to_server.write(request)
+                        await from_server.read(65536)
+                    break
+                to_server.write(request)
+        finally:
+            answering.cancel()
+            writer.transport.abort()
+            to_server.transport.abort()
+
+    cutting = False
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as listening:
+        _, port = listening.sockets[0].getsockname()
+        through = server.set(host="127.0.0.1", port=port, query={})
+        async with SqlDatabase(through.render_as_string(hide_password=False)) as database:
+            (account_id,) = await database.add_accounts([("A", Decimal(5))])
+            cutting = True
+            with pytest.raises(DatabaseUnavailable, match="may be stored all the same") as caught:
+                async with database.update_account(account_id) as account:
+                    account.balance = Decimal(1)
+            assert caught.value.maybe_applied
+            cutting = False
+            assert await balance_of(database, account_id) == (1 if arrives else 5)
+        await asyncio.wait(connected)
 
 
 async def test_row_locked_by_another_program_is_waited_for_and_then_unavailable(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtx.database.base import AccountUpdate, Database, Duplicate, check_money, summarize
+from rtx.database.base import AccountUpdate, Database, check_money, summarize
+from rtx.errors import Duplicate
 
 if TYPE_CHECKING:
     from rtx.database.sql import SqlDatabase

@@ -12,14 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Context, Decimal
 from typing import Protocol, get_args
 
-from rtx.errors import RtxError
 from rtx.models import Account, Execution, Position, Side, SymbolSpec
-
-
-class Duplicate(RtxError):
-    """What was to be stored is already there, such as an order id recorded before."""
-
-    code = "duplicate"
 
 
 class AccountUpdate(Protocol):
@@ -118,8 +111,8 @@ class Database(Protocol):
         - The commit comes when the block ends. An exception or a cancellation in the block rolls
           everything back.
         - A cancellation that arrives during the commit is raised after it, and the commit stands.
-        - `DatabaseUnavailable` from the commit itself leaves its outcome open if the connection
-          was lost: read the account before trying again.
+        - `DatabaseUnavailable` with `maybe_applied` leaves open whether the commit happened, as
+          when the connection was lost during it: read the account before trying again.
 
         An update inside the block of another may wait for it, in vain.
         """

@@ -168,3 +168,8 @@ select_executions: Select[Any] = (
     .limit(bindparam("limit", type_=Integer))
 )
 """Executions of the account `account`, the latest `limit`, newest first."""
+
+
+def fits(number: int) -> bool:
+    """Whether an id can exist at all; the drivers refuse to look for one that cannot."""
+    return -(2**63) <= number < 2**63
