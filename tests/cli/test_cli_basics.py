@@ -70,7 +70,6 @@ def test_help_loads_nothing_that_is_slow() -> None:
         (["feed", "--symbol", "NONE"], {"RTX_URL": CLOSED}, "NONE"),
         (["demo", "--speed", "fast"], {}, "'fast'"),
         (["demo", "--replay", "none.csv"], {}, "none.csv"),
-        (["server", "--topology", "cluster"], {}, "cluster"),
         (["bench", "--json", "no/such/dir.json"], {"RTX_URL": CLOSED}, "no/such/dir.json"),
         (["config", "check", "none.toml"], {}, "none.toml"),
     ],

@@ -104,10 +104,11 @@ async def test_a_server_that_is_killed_from_outside_is_told(rtx: Rtx) -> None:
     assert "ended from outside" in ended.err
 
 
-async def test_sentinels_are_started_found_and_ended(rtx: Rtx) -> None:
-    running = await rtx.start("server", "--topology", "sentinel")
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+async def test_a_topology_is_started_found_and_ended(rtx: Rtx, topology: str) -> None:
+    running = await rtx.start("server", "--topology", topology)
     url = await running.line()
-    assert url.startswith("redis+sentinel://")
+    assert url.startswith(f"redis+{topology}://")
     assert len(running.children()) == 6
     fed = await rtx("bench", "--seconds", 0.1, env={"RTX_URL": url})
     assert fed.code == 0, fed.err

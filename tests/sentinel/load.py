@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 import redis.asyncio as redis_py
@@ -215,7 +216,9 @@ class Load:
         async with client_of(primary, db) as witness:
             stored = {key async for key in witness.scan_iter("[0-9]*:*", count=1000)}
             values = dict(zip(stored, await witness.mget(stored), strict=True))
-            counters = [int(await witness.get(f"count:{name}") or 0) for name in range(len(self.counts))]
+            counters = [
+                int(await witness.get(f"count:{name}") or 0) for name in range(len(self.counts))
+            ]
         assert stored <= self.sets.sent.keys()
         for key, value in values.items():
             assert value == self.values[key]
@@ -248,7 +251,7 @@ class Load:
 
 def longest(times: list[float]) -> float:
     ordered = sorted(times)
-    return max((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A primary that is none any more, while no sentinel can be heard."""
+"""A primary that is none any more, and what sentinels say about it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,209 @@ import signal
 import time
 
 import pytest
+import redis.asyncio as redis_py
 
 import rtx
-from rtx.errors import ConnectFailed, ConnectionLost, NotWritable, Unavailable
-from rtx.settings import Settings
-from rtx.topology.local import LocalSentinels
+from rtx import urls
+from rtx.errors import ConnectFailed, NotWritable
+from rtx.settings import PoolSettings, Settings
+from rtx.topology.base import Manner
+from rtx.topology.local import SERVICE, LocalSentinels
+from rtx.topology.process import ServerProcess
+from rtx.topology.sentinel import SentinelTopology
+from rtx.urls import Address
+from rtx.wire.replies import Reply
 from tests.conftest import eventually
-from tests.sentinel.load import SLACK, client_of, clients_on, pool_of, topology_of
+from tests.sentinel.load import SLACK, client_of, pool_of, topology_of
 
 pytestmark = pytest.mark.timeout(60)
 
+# --- no sentinel to be heard ----------------------------------------------------------------
 
-async def test_read_only_replies_make_the_pool_leave(small_group: LocalSentinels) -> None:
-    primary, other = small_group.servers
-    async with rtx.open(Settings.load(url=small_group.url)) as layer:
+
+async def demote(group: LocalSentinels) -> ServerProcess:
+    """Silence the sentinel and make the primary a replica of the other; the former primary."""
+    primary, other = group.servers
+    group.sentinels[0].kill(signal.SIGSTOP)
+    async with client_of(primary) as witness:
+        await witness.replicaof("127.0.0.1", str(other.port))
+    return primary
+
+
+async def test_a_read_only_reply_refuses_the_call_and_retires_the_connection(
+    small_group: LocalSentinels,
+) -> None:
+    # One connection and no spares, so that the next call would need another.
+    pool_settings = PoolSettings(size=1, min_idle=0, connect_timeout=1.0)
+    settings = Settings.load(url=small_group.url, pool=pool_settings)
+    async with rtx.open(settings) as layer:
         pool = pool_of(layer)
         await pool.call("SET", "before", "1")
-        small_group.sentinels[0].kill(signal.SIGSTOP)
-        async with client_of(primary) as witness:
-            await witness.replicaof("127.0.0.1", str(other.port))
-            lost = pool.stats.lost
-            with pytest.raises(NotWritable, match="this is a replica; write to the primary"):
-                await pool.call("SET", "after", "1")
-            assert pool.stats.lost == lost + 1 or await eventually(lambda: pool.stats.lost > lost)
-            # Whoever calls next learns that there is no primary, not that it hangs.
-            begun = time.monotonic()
-            with pytest.raises((NotWritable, ConnectFailed, ConnectionLost)):
-                while True:
-                    await pool.call("SET", "after", "2")
-            assert time.monotonic() - begun < 4.0 * SLACK
+        former = await demote(small_group)
+        with pytest.raises(NotWritable, match="this is a replica; write to the primary"):
+            await pool.call("SET", "after", "1")
+        await eventually(lambda: pool.stats.lost == 1)
+        started = time.monotonic()
+        with pytest.raises(ConnectFailed, match="says that it is no primary") as refused:
+            await pool.call("SET", "after", "1")
+        assert not refused.value.maybe_applied
+        assert time.monotonic() - started < pool_settings.connect_timeout * SLACK
+        async with client_of(former) as witness:
             assert not await witness.exists("after")
-            await eventually(lambda: nobody_on(primary))
+
+
+async def test_an_idle_layer_notices_within_two_seconds(small_group: LocalSentinels) -> None:
+    async with (
+        rtx.open(Settings.load(url=small_group.url)) as layer,
+        layer.market_data.subscribe("EURUSD") as ticks,
+    ):
+        await ticks.ready()
+        await eventually(lambda: pool_of(layer).stats.connections == 10)
+        started = time.monotonic()
+        await demote(small_group)
+        await eventually(lambda: pool_of(layer).stats.connections == 0)
+        await eventually(lambda: layer.hub.down is not None)
+        print(f"a demotion was noticed after {time.monotonic() - started:.2f} s")
+        assert time.monotonic() - started < 2.0 * SLACK
+        health = await layer.health()
+        assert not health.ready
+        assert "it says that it is no primary (slave)" in health.subscriber.error
+
+
+async def test_a_demoted_primary_is_used_again_when_it_is_one_again(
+    small_group: LocalSentinels,
+) -> None:
+    async with (
+        rtx.open(Settings.load(url=small_group.url)) as layer,
+        layer.market_data.subscribe("EURUSD") as ticks,
+    ):
+        await ticks.ready()
+        former = await demote(small_group)
+        await eventually(lambda: layer.hub.down is not None)
+        async with client_of(former) as witness:
+            await witness.replicaof("NO", "ONE")
+        tick = rtx.Tick("EURUSD", time=1, bid=1.0, ask=1.1)
+        await eventually(lambda: works(layer, tick))
+        gap = await anext(ticks)
+        assert isinstance(gap, rtx.Gap)
+        assert "it says that it is no primary" in gap.cause
+        assert isinstance(await anext(ticks), rtx.Tick)
+
+
+async def works(layer: rtx.DataLayer, tick: rtx.Tick) -> bool:
+    try:
+        await layer.market_data.publish(tick)
+    except rtx.RtxError:
+        return False
+    return layer.hub.down is None
+
+
+async def test_sentinels_that_were_set_up_anew_are_believed_once_the_primary_is_silent(
+    small_group: LocalSentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtx.topology.sentinel._GIVEN_UP_AFTER", 0.5)
+    first, second = small_group.servers
+    async with rtx.open(Settings.load(url=small_group.url)) as layer:
+        topology = topology_of(layer)
+        await small_group.failover()
+        await eventually(lambda: topology.switches == 1)
+        port = small_group.sentinels[0].port
+        async with client_of(first) as witness:
+            await witness.replicaof("NO", "ONE")
+        async with redis_py.Redis(port=port) as witness:
+            await witness.execute_command("SENTINEL", "REMOVE", SERVICE)
+            await witness.execute_command(
+                "SENTINEL", "MONITOR", SERVICE, "127.0.0.1", first.port, 1
+            )
+        # Their epoch is 0 now: while the primary answers it is not left for that.
+        await eventually(lambda: [word.epoch for word in topology._words.values()] == [0])
+        await asyncio.sleep(1.0)
+        assert topology.switches == 1
+        second.kill()
+        await eventually(lambda: topology.switches == 2)
+        await eventually(lambda: pool_of(layer).down is None)
+        assert await pool_of(layer).call("SET", "after", "1") == b"OK"
+        async with client_of(first) as witness:
+            assert await witness.get("after") == "1"
+
+
+# --- what counts of what they say -----------------------------------------------------------
+
+SENTINELS = tuple(Address("127.0.0.1", port) for port in (1, 2, 3))
+A, B, C = (Address("10.0.0.1", port) for port in (10, 11, 12))
+
+
+@pytest.fixture
+async def topology() -> SentinelTopology:
+    """Not opened: the tests say what it hears."""
+    return SentinelTopology(urls.Sentinel(SENTINELS, "trading-redis"), Manner(PoolSettings()))
+
+
+def says(address: Address, epoch: int) -> dict[Reply, Reply]:
+    return {
+        b"ip": address.host.encode(),
+        b"port": str(address.port).encode(),
+        b"config-epoch": str(epoch).encode(),
+    }
+
+
+async def test_the_newest_epoch_counts_and_a_sentinel_that_lags_cannot_lead_back(
+    topology: SentinelTopology,
+) -> None:
+    told: list[Address | None] = []
+    topology.on_change(lambda: told.append(topology.primary))
+    for sentinel in SENTINELS:
+        topology._hear(sentinel, says(A, 4))
+    assert topology.primary == A
+    assert topology.switches == 0
+    topology._hear(SENTINELS[0], says(B, 5))
+    for _ in range(3):
+        topology._hear(SENTINELS[1], says(A, 4))
+        topology._hear(SENTINELS[2], says(A, 4))
+    assert topology.primary == B
+    topology._hear(SENTINELS[1], says(B, 5))
+    assert topology.primary == B
+    assert topology.switches == 1
+    assert told == [A, B]
+
+
+async def test_a_newer_epoch_of_the_same_primary_is_no_change(topology: SentinelTopology) -> None:
+    topology._hear(SENTINELS[0], says(A, 4))
+    topology._hear(SENTINELS[0], says(A, 6))
+    topology._hear(SENTINELS[1], says(B, 5))
+    assert topology.primary == A
+    assert topology.switches == 0
+
+
+async def test_a_primary_that_denies_being_one_is_overruled_by_most_sentinels(
+    topology: SentinelTopology,
+) -> None:
+    topology._hear(SENTINELS[0], says(A, 9))
+    topology._denied = topology._known
+    topology._hear(SENTINELS[1], says(B, 2))
+    assert topology.primary == A  # one of three is not most
+    topology._hear(SENTINELS[2], says(C, 2))
+    assert topology.primary == A
+    topology._hear(SENTINELS[2], says(B, 2))
+    assert topology.primary == B
+    topology._hear(SENTINELS[0], says(A, 9))
+    assert topology.primary == B  # what was denied once is not believed from one who repeats it
+    topology._hear(SENTINELS[0], says(A, 10))
+    assert topology.primary == A
+
+
+async def test_sentinels_that_went_silent_do_not_count_as_most(topology: SentinelTopology) -> None:
+    for sentinel in SENTINELS[:2]:
+        topology._hear(sentinel, says(B, 2))
+    topology._hear(SENTINELS[2], says(A, 9))
+    topology._denied = topology._known
+    topology._words.pop(SENTINELS[0])
+    topology._hear(SENTINELS[1], says(B, 2))
+    assert topology.primary == A
+
+
+async def test_an_answer_that_is_no_answer_changes_nothing(topology: SentinelTopology) -> None:
+    topology._hear(SENTINELS[0], says(A, 1))
+    topology._hear(SENTINELS[0], None)
+    topology._hear(SENTINELS[0], [b"10.0.0.1"])
+    assert topology.primary == A

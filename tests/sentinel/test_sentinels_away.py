@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -22,9 +21,7 @@ from tests.sentinel.load import (
     SLACK,
     Load,
     client_of,
-    clients_on,
     pool_of,
-    primary_by_all,
     topology_of,
 )
 
@@ -47,7 +44,9 @@ async def test_a_dead_and_a_frozen_sentinel_delay_neither_opening_nor_failover()
         await dead.wait()
         frozen.kill(signal.SIGSTOP)
         hurt = min([await opening(settings) for _ in range(3)])
-        print(f"opening: {healthy * 1000:.0f} ms, with a dead and a frozen sentinel {hurt * 1000:.0f}")
+        print(
+            f"opening: {healthy * 1000:.0f} ms, with a dead and a frozen sentinel {hurt * 1000:.0f}"
+        )
         assert hurt < healthy + 0.2 * SLACK
 
         async with rtx.open(settings) as layer:
@@ -92,7 +91,6 @@ async def test_a_layer_outlives_all_sentinels_and_opening_names_each_with_its_ca
                 topology = topology_of(layer)
                 await eventually(lambda: len(topology._errors) == 3)
                 await eventually(lambda: load.acked_since(begun) > 100)
-                await pool_of(layer).close_some() if False else None
             assert not load.errors
             assert not load.gaps
             assert await load.check(group.servers[0]) == (0, 0)
@@ -128,7 +126,9 @@ async def locked_group(small_group: LocalSentinels) -> AsyncIterator[LocalSentin
     [sentinel] = small_group.sentinels
     async with redis_py.Redis(port=sentinel.port) as witness:
         await witness.execute_command("SENTINEL", "SET", SERVICE, "auth-pass", "data-secret")
-        await witness.execute_command("ACL", "SETUSER", "watcher", "on", ">sentinel-secret", "+@all", "&*")
+        await witness.execute_command(
+            "ACL", "SETUSER", "watcher", "on", ">sentinel-secret", "+@all", "&*"
+        )
         await witness.execute_command("ACL", "SETUSER", "default", "off")
     yield small_group
     for server in small_group.servers:

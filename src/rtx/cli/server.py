@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import socket
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from rtx.cli.running import run
 from rtx.errors import ConnectFailed, SettingsError
 from rtx.topology.embedded import claim_directory
 from rtx.topology.local import LocalSentinels
+from rtx.topology.local_cluster import LocalCluster
 from rtx.topology.process import ServerProcess, free_port
 
 _DEFAULT_PORT = 6379
@@ -32,9 +34,7 @@ class Layout(StrEnum):
 
 
 def server(
-    topology: Annotated[
-        Layout, typer.Option(help="What to start; cluster is not in this version.")
-    ] = Layout.STANDALONE,
+    topology: Annotated[Layout, typer.Option(help="What to start.")] = Layout.STANDALONE,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they go with the server.")
     ] = None,
@@ -47,7 +47,8 @@ def server(
 
     It listens on this machine only and has no password. With --directory its data are on disk,
     synced every second, and are there again at the next start. With --topology sentinel it is a
-    primary, two replicas and three sentinels, for drills of failover.
+    primary, two replicas and three sentinels, and with --topology cluster three primaries with a
+    replica each, for drills of failover.
 
     \b
     Examples:
@@ -56,8 +57,8 @@ def server(
       rtx server --topology sentinel
     """
 
-    if topology is Layout.SENTINEL and (directory is not None or port is not None):
-        raise typer.BadParameter("--topology sentinel takes free ports and keeps no data")
+    if topology is not Layout.STANDALONE and (directory is not None or port is not None):
+        raise typer.BadParameter(f"--topology {topology} takes free ports and keeps no data")
 
     async def main(stop: asyncio.Event) -> None:
         match topology:
@@ -66,10 +67,7 @@ def server(
             case Layout.SENTINEL:
                 await _sentinels(stop)
             case Layout.CLUSTER:
-                raise SettingsError(
-                    "this version starts and connects to no clusters; use --topology standalone "
-                    "or --topology sentinel"
-                )
+                await _cluster(stop)
 
     run(main, service=True)
 
@@ -98,10 +96,20 @@ async def _standalone(directory: Path | None, port: int, stop: asyncio.Event) ->
 async def _sentinels(stop: asyncio.Event) -> None:
     terminal.note("starting a primary, two replicas and three sentinels")
     async with LocalSentinels() as local:
-        processes = [*local.servers, *local.sentinels]
-        pids = ", ".join(f"{process.port} is {process.pid}" for process in processes)
-        _announce(local.url, f"data in memory; process ids by port: {pids}")
+        _announce_all(local.url, [*local.servers, *local.sentinels])
         await stop.wait()
+
+
+async def _cluster(stop: asyncio.Event) -> None:
+    terminal.note("starting three primaries with a replica each")
+    async with LocalCluster() as local:
+        _announce_all(local.url, local.servers)
+        await stop.wait()
+
+
+def _announce_all(url: str, processes: Sequence[ServerProcess]) -> None:
+    pids = ", ".join(f"{process.port} is {process.pid}" for process in processes)
+    _announce(url, f"data in memory; process ids by port: {pids}")
 
 
 def _announce(url: str, details: str) -> None:

@@ -43,12 +43,20 @@ def watch(
     async def main(_: asyncio.Event) -> None:
         settings = options.load_for_server(url, "watch")
         async with rtx.open(settings) as layer:
+            symbols = await _symbols(layer, names)
             if sys.stdout.isatty() and not json:
-                await _table(layer, names, count)
+                await _table(layer, symbols, count)
             else:
-                await _lines(layer, names, count, json)
+                await _lines(layer, symbols, count, json)
 
     run(main)
+
+
+async def _symbols(layer: rtx.DataLayer, names: list[str]) -> list[str]:
+    """The names to subscribe to: a cluster has no `*`, there the database says what is meant."""
+    if "*" in names and layer.hub.sharded and layer.database is not None:
+        return sorted(await layer.database.symbols()) or names
+    return names
 
 
 async def _lines(layer: rtx.DataLayer, names: list[str], count: int | None, json: bool) -> None:

@@ -23,6 +23,8 @@ _log = logging.getLogger("rtx.gateway")
 
 _RESTART = 1.0  # seconds before a subscription that the server refused is asked for again
 
+_LIST_AGAIN = 60.0  # seconds after which a cluster's symbols are listed again
+
 
 class TickHub:
     """The feeds that any client follows at the moment, by symbol; `*` is one of its own."""
@@ -123,7 +125,9 @@ class _Feed:
             self._notify(cause, _RESTART)
 
     async def _follow(self) -> None:
-        async with self._layer.market_data.subscribe(self._symbol) as subscription:
+        symbols = await self._symbols()
+        listed_at = time.monotonic()
+        async with self._layer.market_data.subscribe(*symbols) as subscription:
             await subscription.ready()
             if self._symbol == ALL:
                 await self._read_prices()
@@ -141,6 +145,18 @@ class _Feed:
                     else:
                         ticks.append(item)
                 self._deliver(ticks)
+                if symbols != [self._symbol] and time.monotonic() - listed_at > _LIST_AGAIN:
+                    if await self._symbols() != symbols:
+                        return
+                    listed_at = time.monotonic()
+
+    async def _symbols(self) -> list[str]:
+        """What to subscribe to: a cluster has no `*`, so there all known symbols are named."""
+        if self._symbol != ALL or not self._layer.hub.sharded:
+            return [self._symbol]
+        while not (names := await self._known.names()):
+            await asyncio.sleep(_RESTART)
+        return names
 
     async def _read_prices(self) -> None:
         """The snapshot of all symbols, which the layer gives for named symbols only."""

@@ -154,7 +154,7 @@ class Hub:
             if moved:
                 # Even where the old node still has it: a replica may fall behind unnoticed.
                 lose(moved, "the channel moved to another node of the cluster")
-                link.drop(moved)
+                link.let_go(moved)
                 self._place(moved)
         for home, link in list(self._links.items()):
             if not link.channels:
@@ -163,8 +163,8 @@ class Hub:
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 
-    def _gone(self, channels: list[Channel], error: ServerError | None) -> None:
-        """A node let go of channels or did not take them: look for them elsewhere, then again."""
+    def _gone(self, channels: list[Channel], error: ServerError) -> None:
+        """A node did not take channels: ask where they are now, or here again soon."""
         for channel in channels:
             self._homes.moved(channel.key, error)  # may give them new links at once
         self._try_again([channel for channel in channels if not channel.confirmed])

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError
@@ -35,8 +36,7 @@ class HubStats:
 class Link:
     """Keeps a connection to one home, dials with a jittered backoff, subscribes anew.
 
-    `on_gone` is told of channels that the server let go of or did not take because they live
-    elsewhere, with its error if there was one.
+    `on_gone` is told of channels that the server did not take because they live elsewhere.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Link:
         homes: Homes,
         home: Hashable,
         stats: HubStats,
-        on_gone: Callable[[list[Channel], ServerError | None], None],
+        on_gone: Callable[[list[Channel], ServerError], None],
     ) -> None:
         self.home = home
         self.exact: dict[bytes, Channel] = {}
@@ -88,11 +88,15 @@ class Link:
         if self._connection is not None:
             self._ask(self._connection, channels)
 
-    def drop(self, channels: list[Channel]) -> None:
-        """Listen to these no more."""
+    def let_go(self, channels: list[Channel]) -> None:
+        """Take no more messages of channels that have moved; their node drops them by itself."""
         for channel in channels:
             channel.link = None
             del (self.patterns if channel.pattern else self.exact)[channel.key]
+
+    def drop(self, channels: list[Channel]) -> None:
+        """Listen to these no more."""
+        self.let_go(channels)
         connection = self._connection
         if connection is None or connection.error is not None:
             return
@@ -101,7 +105,12 @@ class Link:
             if self._sharded:
                 self._leaving.update(channel.key for channel in several)
             asked = connection.subscribe(command, [channel.name for channel in several])
-            asked.add_done_callback(_forget)
+            asked.add_done_callback(partial(self._left, [channel.key for channel in several]))
+
+    def _left(self, keys: list[bytes], answer: asyncio.Future[Reply]) -> None:
+        if not answer.cancelled() and answer.exception() is not None:
+            self._leaving.subtract(keys)  # refused: it had left before
+            self._leaving = +self._leaving
 
     def ask_again(self, channels: list[Channel]) -> None:
         """Subscribe to channels that the server did not take before."""
@@ -215,16 +224,17 @@ class Link:
     def _released(self, key: Reply) -> None:
         """The answer to our own SUNSUBSCRIBE, or word that the channel's slot has left the node."""
         assert isinstance(key, bytes)
-        if self._leaving[key] > 0:
+        if key in self._leaving:
             self._leaving[key] -= 1
+            if not self._leaving[key]:
+                del self._leaving[key]
             return
-        del self._leaving[key]
         channel = self.exact.get(key)
         if channel is not None:
             lose([channel], "the channel moved to another node of the cluster")
-            asyncio.get_running_loop().call_soon(self._on_gone, [channel], None)
+            # Asked again here, the node says where the channel is now.
+            asyncio.get_running_loop().call_soon(self._ask_released, channel)
 
-
-def _forget(future: asyncio.Future[Reply]) -> None:
-    if not future.cancelled():
-        future.exception()
+    def _ask_released(self, channel: Channel) -> None:
+        if channel.link is self and channel.targets:
+            self.ask_again([channel])

@@ -89,8 +89,8 @@ class Homes(Protocol):
     ) -> Connection:
         """Open a connection for push messages; raises `ConnectFailed` or `AccessDenied`."""
 
-    def moved(self, channel: bytes, error: ServerError | None) -> None:
-        """A home did not take a channel or let go of it: it may be elsewhere now."""
+    def moved(self, channel: bytes, error: ServerError) -> None:
+        """A home did not take a channel, with this error: it may be elsewhere now."""
 
     def on_change(self, told: Callable[[], None]) -> None:
         """Call `told` when channels may have new homes, or a home can be dialed again."""

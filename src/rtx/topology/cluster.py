@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from typing import cast
 
@@ -28,6 +28,7 @@ _HURRIED_AT_MOST = 30.0  # an outage that lasts is no news any more
 _ASKED_AT_ONCE = 3
 _ASKED_IN_NEED = 12
 _PATIENCE = 0.5  # a frozen node must not hold up what the others know
+_ANSWER_WITHIN = 0.03  # after the first answer the others get this long, frozen ones in vain
 _STALE_FOR = 5.0  # how long a lower epoch than the known one is taken for a node that lags
 
 
@@ -52,6 +53,9 @@ class ClusterTopology:
         self._change = asyncio.Event()  # a new one for each change
         self._watcher: asyncio.Task[None] | None = None
         self._told: list[Callable[[], None]] = []
+        self._asking: dict[Address, asyncio.Task[View | RtxError]] = {}
+        self.silent: set[Address] = set()
+        """Nodes that did not answer when they were asked last."""
         self.changes = 0
         """Times that the slot map has changed since the topology was opened."""
 
@@ -117,6 +121,9 @@ class ClusterTopology:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        for question in self._asking.values():
+            question.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
         await asyncio.gather(*(witness.close() for witness in self._witnesses.values()))
         self._witnesses.clear()
 
@@ -196,29 +203,61 @@ class ClusterTopology:
             others = {*self._location.nodes, *self._map.replicas, *known}.difference(asked)
             answers |= await self._ask(others, _PATIENCE)
         self._settle(list(answers.values()))
-        if self.trouble or any(isinstance(answers.get(at), RtxError) for at in self.primaries):
+        if self.trouble or not self.silent.isdisjoint(self.primaries):
             if self._uneasy_since is None:
                 self._uneasy_since = asyncio.get_running_loop().time()
         else:
             self._uneasy_since = None
 
     async def _ask(
-        self, addresses: Iterable[Address], patience: float
+        self, addresses: Collection[Address], patience: float
     ) -> dict[Address, View | RtxError]:
         """The views of several nodes, or why there is none."""
+        for address in addresses:
+            if address not in self._asking:
+                question = asyncio.create_task(self._ask_one(address, patience))
+                self._asking[address] = question
+        questions = {address: self._asking[address] for address in addresses}
+        if questions:
+            await asyncio.wait(questions.values(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(questions.values(), timeout=_ANSWER_WITHIN)
+        answers = self._answers(questions)
+        pending = [question for question in questions.values() if not question.done()]
+        if pending and not any(isinstance(answer, View) for answer in answers.values()):
+            await asyncio.wait(pending)
+            answers |= self._answers({at: q for at, q in questions.items() if q in pending})
+        return answers
 
-        async def ask(address: Address) -> View | RtxError:
-            witness = self._witnesses.get(address)
-            if witness is None:
-                witness = self._witnesses[address] = Witness(address, self._options)
-            try:
-                return await witness.view(patience)
-            except RtxError as error:
-                witness.drop()
-                return error
+    def _answers(
+        self, questions: dict[Address, asyncio.Task[View | RtxError]]
+    ) -> dict[Address, View | RtxError]:
+        """What has been answered; who has not is not waited for when others have."""
+        answers: dict[Address, View | RtxError] = {}
+        for address, question in questions.items():
+            if question.done():
+                answers[address] = question.result()
+                self._asking.pop(address, None)
+            else:
+                answers[address] = ConnectFailed(f"no answer from {address} yet")
+                continue  # silent only once its patience is over: it may just be far away
+            if isinstance(answers[address], View):
+                self.silent.discard(address)
+            else:
+                self.silent.add(address)
+        return answers
 
-        several = list(addresses)
-        return dict(zip(several, await asyncio.gather(*map(ask, several)), strict=True))
+    async def _ask_one(self, address: Address, patience: float) -> View | RtxError:
+        witness = self._witnesses.get(address)
+        if witness is None:
+            witness = self._witnesses[address] = Witness(address, self._options)
+        try:
+            return await witness.view(patience)
+        except RtxError as error:
+            witness.drop()
+            return error
+        except (ValueError, TypeError) as error:
+            witness.drop()
+            return ConnectFailed(f"{address} gave a view of the cluster that is none: {error}")
 
     def _settle(self, answers: list[View | RtxError]) -> None:
         """Take the best of the views."""
@@ -239,6 +278,7 @@ class ClusterTopology:
         known = {*self._location.nodes, *best.slots.primaries, *best.slots.replicas}
         for address in self._witnesses.keys() - known:
             self._witnesses.pop(address).drop()
+        self.silent &= known
 
     def _tell(self) -> None:
         self.changes += 1
@@ -267,9 +307,9 @@ class SlotHomes:
             cast(Address, home), on_close, on_push, self._probe_interval
         )
 
-    def moved(self, channel: bytes, error: ServerError | None) -> None:
-        address = redirection(error, None) if error is not None else None
-        if address is not None:
+    def moved(self, channel: bytes, error: ServerError) -> None:
+        address = redirection(error, None)
+        if error.prefix == "MOVED" and address is not None:
             self._topology.moved(key_slot(channel), address)
         else:
             self._topology.look()

@@ -127,17 +127,15 @@ class ClusterCaller:
         if self._closed:
             return
         primaries = self._topology.primaries
-        for address in self._topology.owners:
+        owners = {*self._topology.owners, *primaries} - {None}
+        for address in owners:
             if address is not None and address not in self._pools:
                 self._new_pool(address).start()
-        self._by_slot = [
-            None if address is None else self._pools[address] for address in self._topology.owners
-        ]
+        pools: dict[Address | None, Pool] = dict(self._pools.items())
+        self._by_slot = [pools.get(address) for address in self._topology.owners]
         oldest = asyncio.get_running_loop().time() - _GUEST_FOR
-        owners = {*self._by_slot}
-        for address, pool in list(self._pools.items()):
-            guest = self._met.get(address, oldest) > oldest
-            if address not in primaries and pool not in owners and not guest:
+        for address in self._pools.keys() - owners:
+            if self._met.get(address, oldest) <= oldest:
                 self._leave(address)
 
     def _leave(self, address: Address) -> None:
@@ -145,7 +143,8 @@ class ClusterCaller:
         self._met.pop(address, None)
         del self._addresses[pool]
         _add(self._past, dataclasses.replace(pool.stats, connections=0, in_flight=0))
-        task = asyncio.create_task(pool.drain(_DRAIN), name=f"rtx-drain-{address}")
+        within = 0.0 if address in self._topology.silent else _DRAIN
+        task = asyncio.create_task(pool.drain(within), name=f"rtx-drain-{address}")
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
@@ -184,8 +183,10 @@ class ClusterCaller:
                     raise
                 error = away
             asked = self._addresses.get(pool)
-        errand = Errand(_pack(args), slot, error, asked)
-        [reply] = await self.errands.run([errand], timeout)
+        errand = Errand(_pack(args), slot)
+        errand.asked = asked
+        self.errands.take(errand, error or Unavailable("its slot has no node"))
+        [reply] = await self.errands.settle([errand], timeout)
         if isinstance(reply, ServerError):
             raise reply
         return reply
@@ -242,19 +243,62 @@ class ClusterCaller:
     async def _batch(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float | None
     ) -> list[Reply]:
-        errands: list[Errand] = []
-        for args in commands:
-            slot = slot_of(name_of(args), args)
-            errands.append(Errand(_pack(args), random.randrange(SLOTS) if slot is None else slot))
-        return await self.errands.run(errands, timeout)
+        slots = [slot_of(name_of(args), args) for args in commands]
+        return await self._run(
+            [_pack(args) for args in commands],
+            [random.randrange(SLOTS) if slot is None else slot for slot in slots],
+            timeout,
+        )
 
     async def batch_packed(self, commands: Sequence[bytes], *, patient: bool = True) -> list[Reply]:
         """See `Caller`."""
-        return await self.errands.run(
-            [Errand(command, slot_of_packed(command)) for command in commands],
-            None,
-            patient=patient,
-        )
+        return await self._run(commands, [*map(slot_of_packed, commands)], None, patient)
+
+    async def _run(
+        self,
+        commands: Sequence[bytes],
+        slots: Sequence[int],
+        timeout: float | None,
+        patient: bool = True,
+    ) -> list[Reply]:
+        """Send commands to their nodes, all at the same time, and see to those not carried out."""
+        by_slot = self._by_slot
+        groups: dict[Pool | None, list[int]] = {}  # places of the commands
+        for place, slot in enumerate(slots):
+            pool = by_slot[slot]
+            if pool in groups:
+                groups[pool].append(place)
+            else:
+                groups[pool] = [place]
+        homeless = groups.pop(None, [])
+        sent = [
+            pool.batch_packed([commands[place] for place in places], timeout=timeout)
+            for pool, places in groups.items()
+            if pool is not None
+        ]
+        outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        replies: list[Reply] = [None] * len(commands)
+        smooth = not homeless
+        for places, outcome in zip(groups.values(), outcomes, strict=True):
+            if not isinstance(outcome, list):
+                smooth = False
+                continue
+            for place, reply in zip(places, outcome, strict=True):
+                replies[place] = reply
+                if isinstance(reply, ServerError) and reply.prefix in REDIRECTS:
+                    smooth = False
+        if smooth:
+            return replies
+        errands = [*map(Errand, commands, slots)]
+        for place in homeless:
+            self.errands.take(errands[place], Unavailable("its slot has no node"))
+        for (pool, places), outcome in zip(groups.items(), outcomes, strict=True):
+            asked = None if pool is None else self._addresses.get(pool)
+            for place in places:
+                errands[place].asked = asked
+                own = outcome if isinstance(outcome, BaseException) else replies[place]
+                self.errands.take(errands[place], own)
+        return await self.errands.settle(errands, timeout, patient=patient)
 
 
 def _pack(args: Sequence[Argument]) -> bytes:

@@ -17,7 +17,7 @@ from rtx.topology.process import ServerProcess
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire.connection import Connection, OnPush
 
-_RESTART_AFTER = 0.5
+_RESTART_AFTER = 1.0
 _RESTART_AT_MOST_EVERY = 5.0
 
 

@@ -24,7 +24,9 @@ _LOOK_EVERY = 0.02
 class LocalSentinels:
     """A primary, replicas and sentinels (quorum: the majority), each a process on loopback.
 
-    `down_after` in seconds. Enter it as a context; `url` is then what a layer connects to.
+    `down_after` in seconds; with 1 s or less a primary that was just promoted is at times taken for
+    dead before the sentinels' first PING to it is due, and replaced at once. Enter it as a context;
+    `url` is then what a layer connects to.
     """
 
     def __init__(

@@ -155,7 +155,8 @@ class LocalCluster:
         return str_of(await ask(port, "CLUSTER", "MYID"))
 
     async def owner(self, slot: int) -> ServerProcess:
-        """The primary of a slot, as the first node that answers sees it."""
+        """The primary of a slot: who says so of itself, else what another node says."""
+        said: ServerProcess | None = None
         for server in self._alive():
             try:
                 slots = await ask(server.port, "CLUSTER", "SLOTS")
@@ -164,8 +165,12 @@ class LocalCluster:
             for item in slots if isinstance(slots, list) else []:
                 match item:
                     case [int(first), int(last), [_, int(port), *_], *_] if first <= slot <= last:
-                        return next(node for node in self.servers if node.port == port)
-        raise ConnectFailed(f"no node says who has slot {slot}")
+                        if port == server.port:
+                            return server
+                        said = next(node for node in self.servers if node.port == port)
+        if said is None:
+            raise ConnectFailed(f"no node says who has slot {slot}")
+        return said
 
     async def primary_of(self, key: str) -> ServerProcess:
         """The primary that has a key or channel."""
@@ -224,8 +229,9 @@ class LocalCluster:
     async def end_migration(self, slot: int, source: ServerProcess, to: ServerProcess) -> None:
         """Give the slot to its new node, which is told first so that none is without."""
         node = await self.node_id(to.port)
-        for port in (to.port, source.port):
-            await ask(port, "CLUSTER", "SETSLOT", slot, "NODE", node)
+        others = [server for server in await self.primaries() if server not in (to, source)]
+        for server in (to, source, *others):
+            await ask(server.port, "CLUSTER", "SETSLOT", slot, "NODE", node)
 
     async def migrate(self, slot: int, to: ServerProcess) -> int:
         """Move a slot with its keys to another primary; how many keys they were."""

@@ -29,7 +29,7 @@ class OneHome:
     ) -> Connection:
         return await self._topology.dial(self._db, on_close, on_push, self._liveness)
 
-    def moved(self, channel: bytes, error: ServerError | None) -> None:
+    def moved(self, channel: bytes, error: ServerError) -> None:
         pass
 
     def on_change(self, told: Callable[[], None]) -> None:

@@ -37,18 +37,12 @@ class Errand:
 
     __slots__ = ("asked", "asking", "error", "failure", "hops", "packed", "reply", "slot")
 
-    def __init__(
-        self,
-        packed: bytes,
-        slot: int,
-        error: RtxError | None = None,
-        asked: Address | None = None,
-    ) -> None:
+    def __init__(self, packed: bytes, slot: int) -> None:
         self.packed = packed
         self.slot = slot
-        self.error = error
-        """Why it has not been carried out yet; None before it is sent and once it is answered."""
-        self.asked = asked
+        self.error: RtxError | None = None
+        """Why it has not been carried out yet; None once it is answered or has failed."""
+        self.asked: Address | None = None
         """The node that it was sent to last."""
         self.asking: Address | None = None
         """The node that an ASK named, for the next attempt only."""
@@ -58,7 +52,7 @@ class Errand:
 
 
 class Errands:
-    """Sends errands to their nodes, at the same time, and again where they were redirected."""
+    """Sees to errands whose first attempt was redirected, or did not leave this process."""
 
     def __init__(
         self,
@@ -73,10 +67,12 @@ class Errands:
         self.retries = 0
         """Times that a command was sent again, or waited for a node to take over."""
 
-    async def run(
+    async def settle(
         self, errands: Sequence[Errand], timeout: float | None, *, patient: bool = True
     ) -> list[Reply]:
-        """The replies in order, errors among them; `timeout` is each attempt's.
+        """The replies in order, errors among them, once all have been sent where they belong.
+
+        Each has been sent once and its outcome taken. `timeout` is each attempt's.
 
         Raises `Unavailable` kinds when any errand could not be done, with `maybe_applied` set if
         any may have been.
@@ -84,8 +80,6 @@ class Errands:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + (self._settings.pool_timeout if patient else 0)
         left = list(errands)
-        if any(errand.error is None for errand in left):
-            await self._send(left, timeout)
         while left := [errand for errand in left if errand.error is not None]:
             now = loop.time()
             pause = max(self._next_step(errand, now, give_up) for errand in left)
@@ -120,9 +114,7 @@ class Errands:
         for group, outcome in zip(groups.values(), outcomes, strict=True):
             for place, errand in enumerate(group):
                 errand.asking = None
-                self._take(
-                    errand, outcome if isinstance(outcome, BaseException) else outcome[place]
-                )
+                self.take(errand, outcome if isinstance(outcome, BaseException) else outcome[place])
 
     async def _send_group(
         self, address: Address, asking: bool, group: list[Errand], timeout: float | None
@@ -134,7 +126,8 @@ class Errands:
         commands = [part for errand in group for part in (_ASKING, errand.packed)]
         return (await pool.batch_packed(commands, timeout=timeout))[1::2]
 
-    def _take(self, errand: Errand, outcome: Reply | BaseException) -> None:
+    def take(self, errand: Errand, outcome: Reply | BaseException) -> None:
+        """Note what came of an attempt: a reply, a failure, or a reason for another attempt."""
         errand.error = None
         if isinstance(outcome, ServerError):
             if outcome.prefix in REDIRECTS:
@@ -151,6 +144,7 @@ class Errands:
             raise outcome
         else:
             errand.reply = outcome
+            self._outages.pop(errand.asked, None)
 
     # --- between attempts ------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from rtx.wire.replies import Reply
 _ASK_EVERY = 1.0
 _SENTINEL_TIMEOUT = 0.5  # the others are asked at the same time, so none is waited for long
 _PAUSE = 0.1
+_GIVEN_UP_AFTER = 5.0  # of silence; by then all sentinels have told each other of a failover
 _DRAIN = 0.2  # what a former primary gets to answer the calls that it has
 
 
@@ -48,7 +49,8 @@ class SentinelTopology:
         self._known: _Word | None = None
         self._words: dict[Address, _Word] = {}
         self._errors: dict[Address, str] = {}
-        self._disproved: Address | None = None  # said by ROLE that it is no primary
+        self._denied: _Word | None = None  # its server is no primary by ROLE, or long silent
+        self._answered_at = 0.0  # when the primary last said that it is one
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._attempts: set[asyncio.Task[Connection]] = set()
@@ -258,13 +260,13 @@ class SentinelTopology:
         self._errors.pop(sentinel, None)
         self._words[sentinel] = word
         known = self._known
-        if known is None or word.epoch > known.epoch:
+        if known is None or (word.epoch > known.epoch and word != self._denied):
             self._follow(word)
-        elif known.address == self._disproved:
+        elif known == self._denied:
             self._overrule(known)
 
     def _overrule(self, known: _Word) -> None:
-        """The known primary denies it: then what most sentinels say counts, whatever its epoch."""
+        """What most sentinels say counts, whatever its epoch: theirs may have begun anew."""
         [(word, votes)] = Counter(self._words.values()).most_common(1)
         if votes > len(self._location.sentinels) // 2 and word.address != known.address:
             self._follow(word)
@@ -273,7 +275,7 @@ class SentinelTopology:
         former, self._known = self._known, word
         if former is not None and former.address == word.address:
             return
-        self._disproved = None
+        self._answered_at = asyncio.get_running_loop().time()
         if former is not None:
             self.switches += 1
             self._leave(former.address, f"the primary moved to {word.address}")
@@ -299,23 +301,30 @@ class SentinelTopology:
 
     async def _guard(self) -> None:
         """Ask the primary for its role every second; leave it when it denies being one."""
+        loop = asyncio.get_running_loop()
         while True:
-            address = self.primary
-            if address is not None:
-                with suppress(RtxError):
-                    await self._ask_role(address)
+            known = self._known
+            if known is not None:
+                try:
+                    await self._ask_role(known.address)
+                except RtxError:
+                    if loop.time() - self._answered_at > _GIVEN_UP_AFTER:
+                        self._denied = known
             await asyncio.sleep(_ASK_EVERY)
 
     async def _ask_role(self, address: Address) -> None:
         options = self._manner.options(self._location.credentials, tls=self._location.tls)
         connection = await Connection.dial(address, options)
         try:
-            while address == self.primary:
+            while (asked := self._known) and asked.address == address:
                 role = await connection.call("ROLE")
                 if isinstance(role, list) and role and role[0] != b"master":
-                    self._disproved = address
+                    self._denied = asked
                     self._leave(address, f"it says that it is no primary ({_text(role[0])})")
                     return
+                self._answered_at = asyncio.get_running_loop().time()
+                if self._denied == asked:
+                    self._denied = None
                 await asyncio.sleep(_ASK_EVERY)
         finally:
             await connection.close()

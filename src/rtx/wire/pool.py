@@ -88,7 +88,7 @@ class Pool:
         everyone = [*self._connections, *self._leaving]
         for connection in everyone:
             connection.retire()
-        if everyone:
+        if everyone and within:
             ends = [asyncio.ensure_future(connection.wait_closed()) for connection in everyone]
             await asyncio.wait(ends, timeout=within)
             for end in ends:
