@@ -29,9 +29,14 @@ async def client(own_server: ServerProcess) -> redis_py.Redis:
     return redis_py.Redis.from_url(own_server.url)
 
 
-async def look(server: ServerProcess, client: redis_py.Redis, **config: str) -> Report:
-    for name, value in {**HEALTHY, **config}.items():
+async def configure(client: redis_py.Redis, config: dict[str, str]) -> None:
+    # The addresses first: what forks a child, as appendonly does, holds the old ones a moment.
+    for name, value in sorted(config.items(), key=lambda item: item[0] != "bind"):
         await client.config_set(name.replace("_", "-"), value)
+
+
+async def look(server: ServerProcess, client: redis_py.Redis, **config: str) -> Report:
+    await configure(client, {**HEALTHY, **config})
     await client.aclose()
     return await examine(Settings.load(url=server.url))
 
@@ -109,8 +114,7 @@ async def test_a_replica_is_critical(own_server: ServerProcess, client: redis_py
 async def test_protected_mode_off_is_noted_where_there_is_a_password(
     own_server: ServerProcess, client: redis_py.Redis
 ) -> None:
-    for name, value in {**HEALTHY, "bind": "*", "protected-mode": "no"}.items():
-        await client.config_set(name, value)
+    await configure(client, {**HEALTHY, "bind": "*", "protected-mode": "no"})
     await client.config_set("requirepass", "s3cret")
     await client.aclose()
     report = await examine(Settings.load(url=own_server.url.replace("//", "//:s3cret@")))

@@ -1,4 +1,4 @@
-"""Where the servers are: embedded or standalone, and the roles they play."""
+"""Where the servers are (embedded, standalone, sentinel, cluster), and the roles they play."""
 
 from rtx.topology.base import DATABASES, Role, Topology
 from rtx.topology.roles import Roles

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from rtx.wire.connection import Connection, ConnectOptions
 
 _READY_WITHIN = 10.0
 _STOP_WITHIN = 1.5
+_PORTS = range(10_240, 22_768)
 
 
 def find_server() -> str:
@@ -34,11 +36,19 @@ def find_server() -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on at this moment.
+
+    It lies below the range that connections take their own ports from, so that none of them gets
+    it before the server does; and 10,000 above it, a cluster's bus port does too.
+    """
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ConnectFailed("no free port was found; end some of the servers on this machine")
 
 
 class ServerProcess:
