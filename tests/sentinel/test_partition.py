@@ -192,7 +192,7 @@ def networks() -> Networks:
     return Networks()
 
 
-def test_a_client_on_the_minority_side_learns_of_it_and_loses_at_most_three_seconds(
+def test_a_client_on_the_minority_side_learns_of_it_and_its_loss_is_bounded(
     networks: Networks, tmp_path: Path
 ) -> None:
     with networks:
