@@ -45,8 +45,8 @@ class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
 class Sink(Protocol):
     """What the hub delivers to. No method may raise or wait."""
 
-    def deliver(self, message: object) -> None:
-        """Take a decoded message."""
+    def deliver_many(self, messages: list[object]) -> None:
+        """Take decoded messages, in the order in which they came."""
 
     def up(self) -> None:
         """All channels are subscribed; from here on every message arrives."""
@@ -73,9 +73,14 @@ class Inbox(ABC, Generic[M]):
         self._release = release
         self._waiter: asyncio.Future[None] | None = None
 
+    def deliver_many(self, messages: list[object]) -> None:
+        """See `Sink`."""
+        for message in messages:
+            self.deliver(message)
+
     @abstractmethod
     def deliver(self, message: object) -> None:
-        """See `Sink`."""
+        """Take one message."""
 
     @abstractmethod
     def up(self) -> None:

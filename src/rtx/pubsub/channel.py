@@ -23,7 +23,6 @@ class Channel:
         "link",
         "name",
         "pattern",
-        "received",
         "targets",
     )
 
@@ -37,19 +36,18 @@ class Channel:
         self.asked = 0
         """Counts the losses, so that an answer from before one confirms nothing after it."""
         self.inlets: dict[Sink, Inlet] = {}
-        self.received = 0
-        # What the sinks deliver with, safe to walk while they come and go.
-        self.targets: tuple[Callable[[object], None], ...] = ()
+        # The same sinks, safe to walk while they come and go.
+        self.targets: tuple[Sink, ...] = ()
 
     def add(self, inlet: Inlet) -> None:
         """Deliver to one more sink."""
         self.inlets[inlet.sink] = inlet
-        self.targets = tuple(sink.deliver for sink in self.inlets)
+        self.targets = tuple(self.inlets)
 
     def remove(self, sink: Sink) -> None:
         """Deliver to this sink no more."""
         self.inlets.pop(sink, None)
-        self.targets = tuple(sink.deliver for sink in self.inlets)
+        self.targets = tuple(self.inlets)
 
     def confirm(self) -> None:
         """The server has subscribed it; sinks that waited for nothing else are up."""

@@ -34,7 +34,6 @@ class Hub:
         self._homeless_since = 0.0
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._received = 0  # on channels that are no longer listened to
         self._stats = HubStats()
         homes.on_change(self._follow)
 
@@ -47,7 +46,6 @@ class Hub:
     def stats(self) -> HubStats:
         channels = [*self._exact.values(), *self._patterns.values()]
         self._stats.channels = len(channels)
-        self._stats.received = self._received + sum(channel.received for channel in channels)
         return self._stats
 
     @property
@@ -112,7 +110,6 @@ class Hub:
             if not channel.targets:
                 known = self._patterns if channel.pattern else self._exact
                 del known[channel.key]
-                self._received += channel.received
                 self._unsettled.discard(channel)
                 if channel.link is not None:
                     unused.setdefault(channel.link, []).append(channel)

@@ -11,6 +11,7 @@ from functools import partial
 
 from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError
+from rtx.pubsub.base import Sink
 from rtx.pubsub.channel import Channel, lose
 from rtx.topology.base import Homes
 from rtx.topology.slots import key_slot
@@ -197,8 +198,12 @@ class Link:
             sink.fail(type(error)(str(error), error.prefix))
 
     def _on_pushes(self, pushes: list[Push]) -> None:
-        # One loop over all that a read brought: at 300,000 a second each call saved here counts.
+        # At 400,000 messages a second each call saved here counts: one loop over all that a read
+        # brought, and messages that go to the same sinks are handed over together.
         exact, patterns = self.exact, self.patterns
+        targets: tuple[Sink, ...] = ()
+        messages: list[object] = []
+        received = 0
         for push in pushes:
             kind = push[0]
             if kind == b"message" or kind == b"smessage":
@@ -206,20 +211,26 @@ class Link:
             elif kind == b"pmessage":
                 channel = patterns.get(push[1])  # type: ignore[arg-type]
             elif kind == b"sunsubscribe":
+                _hand_over(messages, targets)
+                messages = []
                 self._released(push[1])
                 continue
             else:
                 continue
             if channel is None:
                 continue
-            channel.received += 1
+            received += 1
             try:
                 message = channel.decode(push[-1])  # type: ignore[arg-type]
             except DecodeError:
                 self._stats.undecodable += 1
                 continue
-            for deliver in channel.targets:
-                deliver(message)
+            if channel.targets != targets:
+                _hand_over(messages, targets)
+                messages, targets = [], channel.targets
+            messages.append(message)
+        _hand_over(messages, targets)
+        self._stats.received += received
 
     def _released(self, key: Reply) -> None:
         """The answer to our own SUNSUBSCRIBE, or word that the channel's slot has left the node."""
@@ -238,3 +249,9 @@ class Link:
     def _ask_released(self, channel: Channel) -> None:
         if channel.link is self and channel.targets:
             self.ask_again([channel])
+
+
+def _hand_over(messages: list[object], targets: tuple[Sink, ...]) -> None:
+    if messages:
+        for sink in targets:
+            sink.deliver_many(messages)

@@ -68,17 +68,22 @@ class MarketInbox(Inbox[Tick]):
         self._held_skipped = 0
         self._broken: tuple[float, str] | None = None
 
+    def deliver_many(self, messages: list[Any]) -> None:
+        room = self.queue_size - len(self.queue)
+        if self._held is None and not self._snapshot and self._every and len(messages) <= room:
+            self.queue.extend(messages)  # nearly always
+            self._stats.delivered += len(messages)
+        else:
+            for tick in messages:
+                self.deliver(tick)
+        if self._waiter is not None:
+            self.wake()
+
     def deliver(self, tick: Any) -> None:  # a Tick: a cast would cost a call for each
         if self._held is None or (self._lost is not None and tick.symbol not in self._lost):
             if self._snapshot and self._snapshot_has(tick):
                 return
-            if self._every and len(self.queue) < self.queue_size:  # nearly always
-                self.queue.append(tick)
-                self._stats.delivered += 1
-            else:
-                self._accept(tick)
-            if self._waiter is not None:
-                self.wake()
+            self._accept(tick)
             return
         if len(self._held) >= self.queue_size:
             self._held.popleft()
