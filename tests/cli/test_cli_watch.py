@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import redis.asyncio as redis_py
 
 import rtx as package
+from rtx import codecs
 from rtx.topology.process import ServerProcess
 from tests.cli.conftest import Rtx, Running
 from tests.conftest import eventually
@@ -54,7 +55,8 @@ async def test_piped_it_writes_a_line_a_tick(
 ) -> None:
     watching = await connected.start("watch", "EURUSD", "--count", 1)
     await subscribed(witness, f"{namespace}:market_data:EURUSD")
-    await layer.market_data.publish(TICK)
+    # Past the cache, so that the tick itself is shown, and not the price read as a snapshot.
+    await witness.publish(f"{namespace}:market_data:EURUSD", codecs.encode(TICK))
     ended = await watching.end()
     assert ended.code == 0
     assert ended.out == "2026-01-18T10:30:45.123Z EURUSD 1.0955 1.0956 0.0001 OANDA\n"

@@ -110,7 +110,6 @@ def random_faults(chance: random.Random) -> Faults:
         half_close=chance.random() < 0.2,
         slice=chance.choice([1, 3, 17, 65536]),
         delay=chance.choice([0.0, 0.0, 0.001]),
-        garbage=chance.choice([b"", b"", b"garbage", b"+\xff\r\n\r\n"]),
         hang_up=chance.random() < 0.1,
     )
 

@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
             self.abort(ProtocolViolation(f"unreadable reply from {self.address}: {error}"))
         else:
             if parsed:
-                self._partial = len(data) if self._reader.has_data() else 0
+                self._partial = min(len(data), self._reader.len())
             else:
                 self._partial += len(data)
             if self._partial > self.options.max_reply:
