@@ -253,13 +253,19 @@ async def test_without_a_desk_there_is_no_broker(layer: rtx.DataLayer) -> None:
         assert_problem(answer, 404, "no_broker")
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (rtx.Unavailable("lost 10.0.0.7:6379", maybe_applied=True), "unavailable"),
+        (rtx.DatabaseUnavailable("lost 10.0.0.7", maybe_applied=True), "database_unavailable"),
+    ],
+)
 async def test_an_order_that_may_have_gone_through_is_not_called_retryable(
-    layer: rtx.DataLayer,
+    layer: rtx.DataLayer, error: rtx.RtxError, code: str
 ) -> None:
-    desk = Desk(rtx.Unavailable("lost 10.0.0.7:6379", maybe_applied=True))
-    async with running(layer, orders=desk) as gateway:
+    async with running(layer, orders=Desk(error)) as gateway:
         answer = await gateway.http.post("/v1/accounts/1/orders", json=ORDER)
-    body = assert_problem(answer, 503, "unavailable", retryable=False)
+    body = assert_problem(answer, 503, code, retryable=False)
     assert "10.0.0.7" not in body["reason"]
 
 

@@ -83,14 +83,16 @@ def answer_to(error: Exception, *, writes: bool = False) -> Answer:
         return Answer(
             error.status, Problem(error.code, str(error), error.retryable), error.retry_after
         )
+    if isinstance(error, Unavailable | DatabaseUnavailable) and writes and error.maybe_applied:
+        # Sending an order again after this answer could fill it twice.
+        what = "data servers" if isinstance(error, Unavailable) else "database"
+        code = "unavailable" if isinstance(error, Unavailable) else error.code
+        reason = (
+            f"the {what} broke off, and the request may have been carried out; "
+            "look at the executions before sending it again"
+        )
+        return Answer(503, Problem(code, reason, False), RETRY_AFTER_OUTAGE)
     if isinstance(error, Unavailable):
-        if writes and error.maybe_applied:
-            # Sending an order again after this answer could fill it twice.
-            reason = (
-                "the data servers broke off, and the request may have been carried out; "
-                "look at the executions before sending it again"
-            )
-            return Answer(503, Problem("unavailable", reason, False), RETRY_AFTER_OUTAGE)
         reason = "the data servers cannot be reached; try again in a moment"
         return Answer(503, Problem("unavailable", reason, True), RETRY_AFTER_OUTAGE)
     if isinstance(error, DatabaseUnavailable):
