@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,29 @@ _SETTLED_WITHIN = 20.0
 _LOOK_EVERY = 0.02
 
 
-class LocalSentinels:
+class LocalProcesses(ABC):
+    """Several processes as one context: all of them started, or none left behind."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Start the processes; what is to be undone at the end goes onto the stack."""
+
+
+class LocalSentinels(LocalProcesses):
     """A primary, replicas and sentinels (quorum: the majority), each a process on loopback.
 
     `down_after` in seconds; with 1 s or less a primary that was just promoted is at times taken for
@@ -38,6 +61,7 @@ class LocalSentinels:
         config: Mapping[str, str] | None = None,
         binary: str | None = None,
     ) -> None:
+        super().__init__()
         self._replicas = replicas
         self._count = sentinels
         self._down_after_ms = round(down_after * 1000)
@@ -48,7 +72,6 @@ class LocalSentinels:
             **(config or {}),
         }
         self._binary = binary
-        self._stack = AsyncExitStack()
         self.servers: list[ServerProcess] = []
         self.sentinels: list[SentinelProcess] = []
 
@@ -57,17 +80,6 @@ class LocalSentinels:
         """The sentinels' URL."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{SERVICE}"
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
     async def _start(self) -> None:
         root = Path(tempfile.mkdtemp(prefix="rtx-sentinel-"))

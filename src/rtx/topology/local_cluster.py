@@ -6,12 +6,10 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Self
 
 from rtx.errors import ConnectFailed, RtxError
-from rtx.topology.local import ask, made, str_of
+from rtx.topology.local import LocalProcesses, ask, made, str_of
 from rtx.topology.process import ServerProcess, free_port
 from rtx.topology.slots import SLOTS, key_slot
 
@@ -20,7 +18,7 @@ _LOOK_EVERY = 0.05
 _KEYS_AT_ONCE = 100
 
 
-class LocalCluster:
+class LocalCluster(LocalProcesses):
     """Primaries with their replicas, each a process on loopback, and all slots served.
 
     `node_timeout` in seconds is when a silent node counts as failed. Enter it as a context; `url`
@@ -36,6 +34,7 @@ class LocalCluster:
         config: Mapping[str, str] | None = None,
         binary: str | None = None,
     ) -> None:
+        super().__init__()
         self._primaries = primaries
         self._replicas = replicas
         self._config = {
@@ -48,7 +47,6 @@ class LocalCluster:
             **(config or {}),
         }
         self._binary = binary
-        self._stack = AsyncExitStack()
         self._bus: dict[int, int] = {}  # bus ports by port
         self.servers: list[ServerProcess] = []
         """All nodes; at the beginning the primaries come first."""
@@ -58,17 +56,6 @@ class LocalCluster:
         """The URL of all nodes."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"redis+cluster://{hosts}"
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
     async def _start(self) -> None:
         root = Path(tempfile.mkdtemp(prefix="rtx-cluster-"))
