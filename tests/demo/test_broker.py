@@ -198,3 +198,20 @@ async def test_a_margin_call_comes_once_until_the_account_has_recovered(desk: De
     assert account is not None
     assert account.equity == Decimal("8200.00")
     assert account.margin_level == Decimal("82.83")
+
+
+async def test_more_owed_fills_than_are_kept_is_told_and_counted(
+    desk: Desk, own_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtx.demo.announcer._OWED_AT_MOST", 2)
+    told: list[str] = []
+    announcer = Announcer(desk.layer, told.append)
+    own_server.kill()
+    await own_server.wait()
+    for order_id in (1, 2, 3, 4):
+        fill = rtx.Execution(order_id, 1, "EURUSD", "BUY", 0.1, 1.1)
+        assert await announcer.execution(desk.account, fill) == fill
+    assert announcer.owed == 2
+    assert announcer.dropped == 2
+    assert len(told) == 1
+    assert "only in the database" in told[0]

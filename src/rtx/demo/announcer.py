@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -28,8 +29,9 @@ class Announcer:
     in the log before it is sent again, so that no client sees it twice.
     """
 
-    def __init__(self, layer: DataLayer) -> None:
+    def __init__(self, layer: DataLayer, notice: Callable[[str], None] | None = None) -> None:
         self._layer = layer
+        self._notice = notice
         self._owed: deque[_Owed] = deque(maxlen=_OWED_AT_MOST)
         self.dropped = 0
         """Executions that are only in the database: more were owed than are kept."""
@@ -84,4 +86,9 @@ class Announcer:
     def _owe(self, account_id: int, execution: Execution, *, maybe_published: bool) -> None:
         if len(self._owed) == _OWED_AT_MOST:
             self.dropped += 1
+            if self._notice is not None and self.dropped == 1:
+                self._notice(
+                    f"more than {_OWED_AT_MOST} fills wait to be published: the oldest are only "
+                    "in the database"
+                )
         self._owed.append(_Owed(account_id, execution, maybe_published))

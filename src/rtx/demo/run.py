@@ -108,7 +108,7 @@ async def run_demo(options: DemoOptions, stop: asyncio.Event, report: Report) ->
         database = SqlDatabase(database_url.get_secret_value())
         layer = await stack.enter_async_context(rtx.open(settings, database=database))
         accounts = await _fill(database, _specs(replay))
-        announcer = Announcer(layer)
+        announcer = Announcer(layer, lambda text: report(Notice(text)))
         broker = PaperBroker(layer, announcer)
         risk = RiskWatch(layer, announcer, lambda text: report(Notice(text)))
         app = create_app(layer, orders=broker)
