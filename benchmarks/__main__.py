@@ -11,12 +11,13 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks import cache_get, latency, limiter, publish, report, subscribe
+from benchmarks import cache_get, latency, limiter, publish, report, subscribe, wire
 from benchmarks.base import Case, Report
 from benchmarks.machine import describe
 from benchmarks.runner import FULL, QUICK, Length, open_arena, run_all
 
 CASES: tuple[Case, ...] = (
+    *wire.CASES,
     *cache_get.CASES,
     *publish.CASES,
     *subscribe.CASES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,13 +18,12 @@ from benchmarks.base import (
     WrongResult,
     throughput,
 )
-from benchmarks.clients import concurrently, open_redis_py, open_rtx, open_wire
+from benchmarks.clients import concurrently, open_coredis, open_glide, open_redis_py, open_rtx
 from rtx import codecs
 
 CALLERS = 100
 SYMBOLS = 100
 TTL = 3600.0
-RAW = b"x" * 100
 
 _PRICES = data.prices(SYMBOLS)
 _KEYS = [f"price:{price.symbol}" for price in _PRICES]
@@ -88,9 +86,7 @@ async def _redis_py(arena: Arena) -> AsyncIterator[Run]:
 @asynccontextmanager
 async def _coredis(arena: Arena) -> AsyncIterator[Run]:
     _store_prices(arena)
-    coredis = importlib.import_module("coredis")
-    client = coredis.Redis(port=arena.port, decode_responses=False)
-    async with client:
+    async with open_coredis(arena) as client:
 
         async def read(number: int) -> float:
             bid: float = json.loads(await client.get(_KEYS[number]))["bid"]
@@ -102,20 +98,13 @@ async def _coredis(arena: Arena) -> AsyncIterator[Run]:
 @asynccontextmanager
 async def _glide(arena: Arena) -> AsyncIterator[Run]:
     _store_prices(arena)
-    glide = importlib.import_module("glide")
-    address = glide.NodeAddress("127.0.0.1", arena.port)
-    client = await glide.GlideClient.create(
-        glide.GlideClientConfiguration([address], request_timeout=3000)
-    )
-    try:
+    async with open_glide(arena) as client:
 
         async def read(number: int) -> float:
             bid: float = json.loads(await client.get(_KEYS[number]))["bid"]
             return bid
 
         yield _race(read)
-    finally:
-        await client.close()
 
 
 @asynccontextmanager
@@ -131,42 +120,6 @@ async def _bare(arena: Arena) -> AsyncIterator[Run]:
         yield _race(read)
 
 
-def _raw_race(arena: Arena, read: Callable[[], Awaitable[object]]) -> Run:
-    async def run(total: int) -> Sample:
-        wrong = 0
-
-        async def work(_number: int) -> None:
-            nonlocal wrong
-            if await read() != RAW:
-                wrong += 1
-
-        arena.witness.set("raw", RAW)
-        sample = await concurrently(CALLERS, total, work)
-        if wrong:
-            raise WrongResult(f"{wrong} of {total} replies were not the value stored")
-        return sample
-
-    return run
-
-
-@asynccontextmanager
-async def _ours_raw(arena: Arena) -> AsyncIterator[Run]:
-    async with open_wire(arena) as pool:
-        yield _raw_race(arena, lambda: pool.call("GET", "raw"))
-
-
-@asynccontextmanager
-async def _redis_py_raw(arena: Arena) -> AsyncIterator[Run]:
-    async with open_redis_py(arena, connections=CALLERS) as client:
-        yield _raw_race(arena, lambda: client.get("raw"))
-
-
-@asynccontextmanager
-async def _bare_raw(arena: Arena) -> AsyncIterator[Run]:
-    async with open_bare(arena) as loop:
-        yield _raw_race(arena, lambda: loop.call("GET", "raw"))
-
-
 CASES = (
     Case(
         name="cache_get.price",
@@ -178,18 +131,6 @@ CASES = (
             Contestant("coredis GET + json.loads", Role.PEER, _coredis, needs="coredis"),
             Contestant("valkey-glide GET + json.loads", Role.PEER, _glide, needs="glide"),
             Contestant("bare loop + msgspec", Role.CEILING, _bare),
-        ),
-        amount=2_000,
-        step=CALLERS,
-    ),
-    Case(
-        name="cache_get.raw",
-        title=f"GET of {len(RAW)} bytes, {CALLERS} callers at once",
-        measures=throughput("get"),
-        contestants=(
-            Contestant("RTX wire", Role.OURS, _ours_raw),
-            Contestant("redis-py", Role.PEER, _redis_py_raw),
-            Contestant("bare loop", Role.CEILING, _bare_raw),
         ),
         amount=2_000,
         step=CALLERS,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import redis.asyncio as redis_py
 
@@ -54,6 +56,29 @@ async def open_redis_py(
         yield client
     finally:
         await client.aclose()
+
+
+@asynccontextmanager
+async def open_coredis(arena: Arena) -> AsyncIterator[Any]:
+    """coredis with its defaults, which pipeline over few connections."""
+    client = importlib.import_module("coredis").Redis(port=arena.port, decode_responses=False)
+    async with client:
+        yield client
+
+
+@asynccontextmanager
+async def open_glide(arena: Arena) -> AsyncIterator[Any]:
+    """valkey-glide with a request timeout of 3 s, as ours."""
+    glide = importlib.import_module("glide")
+    client = await glide.GlideClient.create(
+        glide.GlideClientConfiguration(
+            [glide.NodeAddress("127.0.0.1", arena.port)], request_timeout=3000
+        )
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def concurrently(callers: int, total: int, work: Callable[[int], Awaitable[None]]) -> Sample:

@@ -16,7 +16,7 @@ from rtx.pubsub.channel import Channel, lose
 from rtx.topology.base import Homes
 from rtx.topology.slots import key_slot
 from rtx.wire import Backoff, Connection, Reply
-from rtx.wire.connection import Push
+from rtx.wire.options import Push
 
 _CHANNELS_PER_COMMAND = 512
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})

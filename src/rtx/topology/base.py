@@ -21,7 +21,8 @@ from typing import Protocol
 from rtx.errors import ServerError
 from rtx.settings import PoolSettings
 from rtx.urls import NO_CREDENTIALS, Credentials
-from rtx.wire.connection import Connection, ConnectOptions, OnPush
+from rtx.wire.connection import Connection, OnPush
+from rtx.wire.options import ConnectOptions
 
 
 class Role(StrEnum):

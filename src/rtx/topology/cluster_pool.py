@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import hiredis
 
@@ -22,7 +22,8 @@ from rtx.topology.redirects import REDIRECTS, Errand, Errands
 from rtx.topology.routing import SPLIT, name_of, slot_of, slot_of_packed
 from rtx.topology.slots import SLOTS
 from rtx.urls import Address
-from rtx.wire.connection import Argument, Dial
+from rtx.wire.connection import Dial
+from rtx.wire.options import Argument
 from rtx.wire.pool import Pool, PoolStats
 from rtx.wire.replies import Reply
 
@@ -49,6 +50,7 @@ class ClusterCaller:
         self._draining: set[asyncio.Task[None]] = set()
         self._past = PoolStats()  # of pools that are gone
         self._closed = False
+        self._on_loss: list[Callable[[], None]] = []
         self.errands = Errands(topology, settings, self.pool_at)
 
     # --- life ------------------------------------------------------------------------------
@@ -81,6 +83,13 @@ class ClusterCaller:
     def hurry(self) -> None:
         for pool in self._pools.values():
             pool.hurry()
+
+    def on_loss(self, told: Callable[[], None]) -> None:
+        self._on_loss.append(told)
+
+    def _tell_loss(self) -> None:
+        for told in self._on_loss:
+            told()
 
     @property
     def down(self) -> RtxError | None:
@@ -116,6 +125,7 @@ class ClusterCaller:
             update={"min_idle": -(-self._settings.min_idle // nodes)}
         )
         pool = self._pools[address] = Pool(self._dial(address), settings)
+        pool.on_loss(self._tell_loss)
         self._addresses[pool] = address
         return pool
 
@@ -140,6 +150,7 @@ class ClusterCaller:
 
     def _leave(self, address: Address) -> None:
         pool = self._pools.pop(address)
+        self._tell_loss()
         self._met.pop(address, None)
         del self._addresses[pool]
         _add(self._past, dataclasses.replace(pool.stats, connections=0, in_flight=0))

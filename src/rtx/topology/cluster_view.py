@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from rtx.errors import ConnectFailed, ConnectionLost, ServerError, SettingsError
 from rtx.topology.slots import SlotMap, SlotRange
 from rtx.urls import Address
-from rtx.wire.connection import Connection, ConnectOptions
+from rtx.wire.connection import Connection
+from rtx.wire.options import ConnectOptions
 from rtx.wire.replies import Reply
 
 

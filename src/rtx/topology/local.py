@@ -14,7 +14,8 @@ from typing import Self
 from rtx.errors import ConnectFailed, RtxError
 from rtx.topology.process import SentinelProcess, ServerProcess
 from rtx.urls import Address
-from rtx.wire.connection import Connection, ConnectOptions
+from rtx.wire.connection import Connection
+from rtx.wire.options import ConnectOptions
 from rtx.wire.replies import Reply
 
 SERVICE = "trading-redis"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rtx.errors import ConnectFailed, MissingExtra, RtxError, ServerBusy
 from rtx.urls import Address
-from rtx.wire.connection import Connection, ConnectOptions
+from rtx.wire.connection import Connection
+from rtx.wire.options import ConnectOptions
 
 _READY_WITHIN = 10.0
 _STOP_WITHIN = 1.5

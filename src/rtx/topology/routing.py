@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rtx.topology.slots import key_slot
-from rtx.wire.connection import Argument
+from rtx.wire.options import Argument
 
 SPLIT = frozenset({"MGET", "DEL", "UNLINK", "EXISTS", "TOUCH"})
 """Commands of many keys, which are sent as one command for each key."""

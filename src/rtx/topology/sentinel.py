@@ -18,7 +18,8 @@ from rtx import urls
 from rtx.errors import ConnectFailed, ConnectionLost, RtxError, ServerBusy, Unavailable
 from rtx.topology.base import Manner
 from rtx.urls import Address
-from rtx.wire.connection import Connection, OnPush, Push
+from rtx.wire.connection import Connection, OnPush
+from rtx.wire.options import Push
 from rtx.wire.replies import Reply
 
 _ASK_EVERY = 1.0

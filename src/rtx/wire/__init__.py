@@ -2,7 +2,8 @@
 
 from rtx.wire.backoff import Backoff
 from rtx.wire.caller import Caller
-from rtx.wire.connection import Connection, ConnectOptions, Dial
+from rtx.wire.connection import Connection, Dial
+from rtx.wire.options import ConnectOptions
 from rtx.wire.pool import Pool, PoolStats
 from rtx.wire.replies import Reply
 from rtx.wire.scripts import Script

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from rtx.errors import RtxError
-from rtx.wire.connection import Argument
+from rtx.wire.options import Argument
 from rtx.wire.pool import PoolStats
 from rtx.wire.replies import Reply
 
@@ -25,7 +25,10 @@ class Caller(Protocol):
     """
 
     def call(self, *args: Argument, timeout: float | None = None) -> Awaitable[Reply]:
-        """Send one command; `timeout` in seconds, `read_timeout` if left out."""
+        """Send one command; `timeout` in seconds, `read_timeout` if left out.
+
+        It bounds all of the call: the wait for a connection and for the reply.
+        """
 
     def batch(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
@@ -55,6 +58,12 @@ class Caller(Protocol):
 
     def hurry(self) -> None:
         """Dial now rather than after a pause: there is news of the servers."""
+
+    def on_loss(self, told: Callable[[], None]) -> None:
+        """Call `told` whenever a connection broke or a server was left, and not for others.
+
+        What was confirmed before may be unknown to the server that answers afterwards.
+        """
 
     async def close(self) -> None:
         """End every connection; calls that wait end in `Unavailable`."""

@@ -8,62 +8,42 @@ ends in a typed error and whoever owns the connection dials another.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import socket
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 import hiredis
 
 from rtx.errors import (
-    AccessDenied,
     CallTimeout,
     ConnectFailed,
     ConnectionLost,
     ProtocolViolation,
     RtxError,
-    ServerBusy,
     ServerError,
 )
-from rtx.urls import NO_CREDENTIALS, Address, Credentials
+from rtx.urls import Address
+from rtx.wire import opening
+from rtx.wire.heartbeat import Heartbeat
+from rtx.wire.options import Argument, ConnectOptions, Push
 from rtx.wire.replies import Batch, Confirmation, Reply, server_error
-
-Argument: TypeAlias = str | bytes | int | float
-Push: TypeAlias = "list[Reply]"
 
 _NOTHING = object()
 _PUSH = hiredis.PushNotification
 _FOREVER = float("inf")
 _BEFORE_BAR = re.compile(rb"(?<=\n)(?=\|)")
 _PUSHES_AT_ONCE = 64  # a longer list lives long enough to set off the garbage collector
+_ASKED_FOR = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
 _CONFIRMING = frozenset(kind + b"subscribe" for kind in (b"", b"p", b"s", b"un", b"pun", b"sun"))
 
+_pack = cast(Callable[[Sequence[Argument]], bytes], hiredis.pack_command)
 
-@dataclass(frozen=True, slots=True)
-class ConnectOptions:
-    """How to connect and when to give a connection up; times in seconds."""
-
-    credentials: Credentials = NO_CREDENTIALS
-    db: int = 0
-    client_name: str = "rtx"
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
-    connect_timeout: float = 3.0
-    read_timeout: float = 3.0
-    heartbeat: float = 1.0
-    """A silent connection is pinged this often, and its answer is compared."""
-    max_in_flight: int = 10_000
-    max_reply: int = 64 * 2**20
-    leave_if_readonly: bool = False
-    """Retire when the server says that it is a read-only replica."""
-
+Waiter: TypeAlias = "asyncio.Future[Reply] | Batch | Confirmation"
 
 Dial: TypeAlias = "Callable[[Callable[[Connection], None]], Awaitable[Connection]]"
 """Opens a connection to the right server; its argument is told when the connection ends."""
-
 
 OnPush: TypeAlias = "Callable[[list[Push]], None]"
 """Takes the pushes of one read of the socket, in their order. It may neither raise nor wait."""
@@ -92,6 +72,8 @@ class Connection(asyncio.Protocol):
         self.error: RtxError | None = None
         """Why the connection ended; None while it lives."""
         self.paused = False
+        self.retiring = False
+        """Whether it takes no more calls and closes after the last reply."""
         self.on_room: Callable[[], None] | None = None
         self._on_push = on_push or _ignore_push
         self._on_close = on_close
@@ -105,18 +87,19 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._hello: list[bytes] = []
         self._greeting: list[asyncio.Future[Reply]] = []
-        self._pending: deque[tuple[asyncio.Future[Reply] | Batch | Confirmation, float]] = deque()
-        self._out: list[bytes] = []
-        self._unsent = 0  # calls whose bytes are still in _out
+        self._pending: deque[tuple[Waiter, float]] = deque()  # each with its deadline
+        self._out: list[bytes] = []  # what the last calls in _pending wrote, one piece each
+        self._most = options.max_in_flight
+        self._shut = False  # paused, retiring or dead: it has no room, however few calls wait
         self._now = self._loop.time()
+        self._usual = self._now + options.read_timeout  # deadline of this turn's calls
         self._earliest = _FOREVER  # earliest deadline among the calls of this turn
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = _FOREVER
-        self._heartbeat: asyncio.TimerHandle | None = None
-        self._pinged: asyncio.Future[Reply] | None = None
+        self._heartbeat: Heartbeat | None = None
         self._alive_at = self._now  # when the peer last spoke, or was last asked after a pause
         self._partial = 0  # bytes of a reply that is not whole yet
-        self._retiring = False
+        self._erred = False  # the parser has made an error since one was last taken
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -139,63 +122,17 @@ class Connection(asyncio.Protocol):
         """
         connection = cls(address, options, on_push, None)
         try:
-            connection._hello = _pack_hello(options)
-            async with asyncio.timeout(options.connect_timeout):
-                await connection._open_socket()
-                await connection._greet()
-        except TimeoutError:
-            error: RtxError = ConnectFailed(
-                f"no answer from {address} within {options.connect_timeout:g} s; "
-                "check the host, the port and the firewall"
-            )
-        except (ssl.SSLError, OSError) as cause:
-            error = ConnectFailed(f"cannot connect to {address}: {_reason(cause)}")
-        except ValueError:  # from the encoders of host names and of credentials
-            error = ConnectFailed(
-                f"cannot connect to {address}: host, user or password has characters that cannot "
-                "be sent; check the URL"
-            )
-        except ConnectionLost as cause:
-            error = ConnectFailed(f"{address} hung up while connecting: {cause}")
-        except ServerBusy as cause:
-            error = ConnectFailed(f"{address} is not ready: {cause}")
-        except (RtxError, asyncio.CancelledError):
+            async with opening.explained(address, options.connect_timeout):
+                connection._hello = opening.hello(options)
+                await opening.open_socket(connection, address, options.tls)
+                await opening.greet(address, options.db, connection._greeting)
+        except BaseException:
             connection.abort(ConnectFailed(f"connecting to {address} was given up"))
             raise
-        else:
-            connection._on_close = on_close
-            if connection.error is not None:  # it broke between the last reply and here
-                raise ConnectFailed(f"{address} hung up while connecting: {connection.error}")
-            return connection
-        connection.abort(error)
-        raise error
-
-    async def _open_socket(self) -> None:
-        if self.address.path is not None:
-            await self._loop.create_unix_connection(lambda: self, self.address.path)
-            return
-        tls = self.options.tls
-        await self._loop.create_connection(
-            lambda: self,
-            self.address.host,
-            self.address.port,
-            ssl=tls,
-            server_hostname=self.address.host if tls else None,
-        )
-
-    async def _greet(self) -> None:
-        try:
-            for reply in self._greeting:
-                await reply
-        except (AccessDenied, ServerBusy, ConnectionLost):
-            raise
-        except ServerError as error:
-            what = f"{self.address} refused the connection: {error}"
-            if "unknown command" in str(error).lower():
-                what += "; RTX needs RESP3, so Redis 6 or newer, or Valkey"
-            elif "DB index" in str(error):
-                what += f"; database {self.options.db} does not exist (see `databases`)"
-            raise ConnectFailed(what) from None
+        connection._on_close = on_close
+        if connection.error is not None:  # it broke between the last reply and here
+            raise ConnectFailed(f"{address} hung up while connecting: {connection.error}")
+        return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -205,7 +142,7 @@ class Connection(asyncio.Protocol):
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._heartbeat = self._loop.call_later(self.options.heartbeat, self._beat)
+        self._heartbeat = Heartbeat(self, self.options.heartbeat, self.options.read_timeout)
         # Sent from here, so that a server which refuses everyone (too many clients, protected
         # mode) cannot answer before there is a call to get the answer.
         for packed in self._hello:
@@ -219,7 +156,8 @@ class Connection(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """Calls that wait for a reply; our own question whether the peer lives is none."""
-        return len(self._pending) - self._asking
+        asking = self._heartbeat is not None and self._heartbeat.asking
+        return len(self._pending) - asking
 
     @property
     def silent(self) -> float:
@@ -229,12 +167,22 @@ class Connection(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether another call may be made: alive, not retiring, and within its bounds."""
-        return (
-            len(self._pending) < self.options.max_in_flight
-            and not self.paused
-            and not self._retiring
-            and self.error is None
-        )
+        return not self._shut and len(self._pending) < self._most
+
+    def offer(
+        self, args: tuple[Argument, ...], timeout: float | None
+    ) -> asyncio.Future[Reply] | None:
+        """`call` where there is room, else None: what a pool's every call goes through."""
+        pending = self._pending
+        if self._shut or len(pending) >= self._most:
+            return None
+        packed = _pack(args)
+        if not self._out:
+            self._begin_turn()
+        future: asyncio.Future[Reply] = self._new_future()
+        self._out.append(packed)
+        pending.append((future, self._usual if timeout is None else self._deadline(timeout)))
+        return future
 
     def call(self, *args: Argument, timeout: float | None = None) -> asyncio.Future[Reply]:
         """Send one command; the future gets its reply, or a `ServerError` or `Unavailable`.
@@ -243,16 +191,14 @@ class Connection(asyncio.Protocol):
         connection, which is given up when the peer has said nothing for `read_timeout`.
         """
         future: asyncio.Future[Reply] = self._new_future()
-        self._send(future, hiredis.pack_command(args), timeout)  # type: ignore[arg-type]
+        self._send(future, _pack(args), timeout)
         return future
 
     def batch(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float | None = None
     ) -> asyncio.Future[list[Reply]]:
         """Send several commands in one write; the future gets the list of replies, errors in it."""
-        pack = hiredis.pack_command
-        packed = b"".join([pack(command) for command in commands])  # type: ignore[arg-type]
-        return self.batch_packed(packed, len(commands), timeout)
+        return self.batch_packed(b"".join([*map(_pack, commands)]), len(commands), timeout)
 
     def batch_packed(
         self, packed: bytes, count: int, timeout: float | None = None
@@ -269,40 +215,40 @@ class Connection(asyncio.Protocol):
         """Send a (P/S)(UN)SUBSCRIBE; the future ends when each channel is confirmed."""
         future: asyncio.Future[Reply] = self._new_future()
         waiting = Confirmation(future, command, frozenset(map(str.encode, channels)))
-        self._send(waiting, hiredis.pack_command((command, *channels)), None)  # type: ignore[arg-type]
+        self._send(waiting, _pack((command, *channels)), None)
         return future
 
-    def _send(
-        self,
-        waiter: asyncio.Future[Reply] | Batch | Confirmation,
-        packed: bytes,
-        timeout: float | None,
-    ) -> None:
+    def _send(self, waiter: Waiter, packed: bytes, timeout: float | None) -> None:
         if self.error is not None:
             _fail(waiter, self.error, maybe_applied=False)
             return
         if not self._out:
-            self._now = self._loop.time()
-            self._loop.call_soon(self._flush)
-        deadline = self._now + (self.options.read_timeout if timeout is None else timeout)
+            self._begin_turn()
+        self._out.append(packed)
+        deadline = self._usual if timeout is None else self._deadline(timeout)
+        self._pending.append((waiter, deadline))
+
+    def _begin_turn(self) -> None:
+        self._now = self._loop.time()
+        self._usual = self._earliest = self._now + self.options.read_timeout
+        self._loop.call_soon(self._flush)
+
+    def _deadline(self, timeout: float) -> float:
+        deadline = self._now + timeout
         if deadline < self._earliest:
             self._earliest = deadline
-        self._out.append(packed)
-        self._unsent += 1
-        self._pending.append((waiter, deadline))
+        return deadline
 
     def _flush(self) -> None:
         out = self._out
         if not out or self._transport is None or self.error is not None:
             return
-        if len(self._pending) == self._unsent:  # nothing was awaited before this turn
+        if len(self._pending) == len(out):  # nothing was awaited before this turn
             self._alive_at = self._now
         self._out = []
-        self._unsent = 0
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._earliest < self._expiry_at:
             self._arm_expiry(self._earliest)
-        self._earliest = _FOREVER
 
     # --- receiving -------------------------------------------------------------------------
 
@@ -351,15 +297,17 @@ class Connection(asyncio.Protocol):
                     what = f": {reply}" if isinstance(reply, ServerError) else ""
                     raise ProtocolViolation(f"a reply came that nobody asked for{what}")
                 waiter = pending[0][0]
-                if isinstance(waiter, asyncio.Future):
-                    pending.popleft()
+                if not isinstance(waiter, asyncio.Future):
+                    if waiter.take(reply):
+                        pending.popleft()
+                    continue
+                pending.popleft()
+                if self._erred and isinstance(reply, ServerError):
+                    self._erred = False
                     if not waiter.done():
-                        if isinstance(reply, ServerError):
-                            waiter.set_exception(reply)
-                        else:
-                            waiter.set_result(reply)
-                elif waiter.take(reply):
-                    pending.popleft()
+                        waiter.set_exception(reply)
+                elif not waiter.done():
+                    waiter.set_result(reply)
             if pushes:
                 self._on_push(pushes)
         except ProtocolViolation as error:
@@ -378,28 +326,35 @@ class Connection(asyncio.Protocol):
                         "ask for less, or raise pool.max_reply"
                     )
                 )
-            if self.on_room is not None or self._retiring:
+            if self.on_room is not None or self.retiring:
                 self._after_progress()
 
     def _confirm(self, push: Push) -> None:
-        waiter = self._pending[0][0]
-        if isinstance(waiter, Confirmation) and waiter.confirm(cast(bytes, push[0]), push[1]):
-            self._pending.popleft()
+        waiter, kind = self._pending[0][0], cast(bytes, push[0])
+        if isinstance(waiter, Confirmation):
+            if waiter.confirm(kind, push[1]):
+                self._pending.popleft()
+        elif kind in _ASKED_FOR:
+            raise ProtocolViolation(
+                f"a {kind.decode().upper()} was sent like a call, which would shift every later "
+                "reply; use Connection.subscribe"
+            )
 
     def _after_progress(self) -> None:
         if self.on_room is not None and self.has_room:
             told, self.on_room = self.on_room, None
             told()
-        if self._retiring and not self._pending:
+        if self.retiring and not self._pending:
             self.abort(ConnectionLost(f"the connection to {self.address} was closed"))
 
     def _error_reply(self, text: str) -> ServerError:
+        self._erred = True
         error = server_error(text)
         if self.options.leave_if_readonly and error.prefix == "READONLY":
             self._loop.call_soon(self.retire)
         return error
 
-    # --- deadlines and liveness ------------------------------------------------------------
+    # --- deadlines -------------------------------------------------------------------------
 
     def _arm_expiry(self, when: float) -> None:
         if self._expiry is not None:
@@ -429,61 +384,19 @@ class Connection(asyncio.Protocol):
         if earliest < _FOREVER:
             self._arm_expiry(earliest)
 
-    def _beat(self) -> None:
-        now = self._loop.time()
-        silent = now - self._alive_at
-        if self._pending and silent >= self.options.read_timeout:
-            self.abort(
-                ConnectionLost(
-                    f"{self.address} has been silent for {silent:.1f} s with calls waiting; "
-                    "it is frozen or cut off",
-                    maybe_applied=True,
-                )
-            )
-            return
-        # Asked even under load: a reply that went astray is found out by the answer to PING.
-        if not self._asking and not self._retiring:
-            self._ping()
-        self._heartbeat = self._loop.call_later(self.options.heartbeat, self._beat)
-
-    @property
-    def _asking(self) -> bool:
-        return self._pinged is not None and not self._pinged.done()
-
-    def _ping(self) -> None:
-        token = os.urandom(8).hex().encode()
-
-        def compare(future: asyncio.Future[Reply]) -> None:
-            if future.cancelled():
-                return
-            error = future.exception()
-            if self.error is not None:
-                return
-            if error is None and future.result() != token:
-                self.abort(ProtocolViolation(f"{self.address} answered PING with another reply"))
-            elif isinstance(error, CallTimeout):
-                self.abort(
-                    ConnectionLost(
-                        f"{self.address} did not answer a PING; it is frozen or cut off",
-                        maybe_applied=True,
-                    )
-                )
-
-        self._pinged = asked = self.call("PING", token)
-        asked.add_done_callback(compare)
-
     def pause_writing(self) -> None:
-        self.paused = True
+        self.paused = self._shut = True
 
     def resume_writing(self) -> None:
         self.paused = False
+        self._shut = self.retiring or self.error is not None
         self._after_progress()
 
     # --- ending ----------------------------------------------------------------------------
 
     def retire(self) -> None:
         """Take no more calls, and close when the last reply has come."""
-        self._retiring = True
+        self.retiring = self._shut = True
         if not self._pending:
             self.abort(ConnectionLost(f"the connection to {self.address} was closed"))
 
@@ -497,7 +410,7 @@ class Connection(asyncio.Protocol):
         await asyncio.shield(self._closed)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        why = f": {_reason(exc)}" if exc else ""
+        why = f": {opening.reason(exc)}" if exc else ""
         self.abort(ConnectionLost(f"{self.address} closed the connection{why}"))
         if not self._closed.done():
             self._closed.set_result(None)
@@ -507,20 +420,21 @@ class Connection(asyncio.Protocol):
         if self.error is not None:
             return
         self.error = error
+        self._shut = True
         self._on_push = _ignore_push
-        for timer in (self._expiry, self._heartbeat):
-            if timer is not None:
-                timer.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         if self._transport is not None:
             self._transport.abort()
         elif not self._closed.done():
             self._closed.set_result(None)
-        sent = len(self._pending) - self._unsent
+        sent = len(self._pending) - len(self._out)
         for place, (waiter, _) in enumerate(self._pending):
             _fail(waiter, error, maybe_applied=place < sent)
         self._pending.clear()
         self._out.clear()
-        self._unsent = 0
         if self.on_room is not None:
             told, self.on_room = self.on_room, None
             told()
@@ -528,9 +442,7 @@ class Connection(asyncio.Protocol):
             self._on_close(self)
 
 
-def _fail(
-    waiter: asyncio.Future[Reply] | Batch | Confirmation, error: RtxError, *, maybe_applied: bool
-) -> None:
+def _fail(waiter: Waiter, error: RtxError, *, maybe_applied: bool) -> None:
     future = waiter if isinstance(waiter, asyncio.Future) else waiter.future
     if not future.done():
         # An exception of its own for each call: a shared one would gather every caller's traceback.
@@ -538,27 +450,7 @@ def _fail(
         future.set_exception(kind(str(error), maybe_applied=maybe_applied))
 
 
-def _pack_hello(options: ConnectOptions) -> list[bytes]:
-    login = options.credentials
-    hello: list[Argument] = ["HELLO", 3]
-    if login.password is not None:
-        hello += ["AUTH", login.username or "default", login.password]
-    hello += ["SETNAME", options.client_name]
-    commands = [hello, ["SELECT", options.db]] if options.db else [hello]
-    return [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
-
-
 def _observe(future: asyncio.Future[Reply]) -> None:
     """Look at the outcome, so that one which nobody awaits any more is not reported as lost."""
     if not future.cancelled():
         future.exception()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "refused; is the server running, and on this port?"
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(error, FileNotFoundError):
-        return "no such socket file"
-    return str(error) or type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rtx.errors import (
@@ -23,7 +23,8 @@ from rtx.errors import (
 )
 from rtx.settings import PoolSettings
 from rtx.wire.backoff import Backoff
-from rtx.wire.connection import Argument, Connection, Dial
+from rtx.wire.connection import Connection, Dial
+from rtx.wire.options import Argument
 from rtx.wire.replies import Reply
 
 _TIDY_EVERY = 1.0
@@ -65,6 +66,7 @@ class Pool:
         self._down: RtxError | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+        self._on_loss: list[Callable[[], None]] = []
         self._backoff = Backoff()
         self._stats = PoolStats()
 
@@ -109,6 +111,10 @@ class Pool:
         """Dial now rather than after the pause: the topology has news of the server."""
         self._backoff.hurry()
 
+    def on_loss(self, told: Callable[[], None]) -> None:
+        """Call `told` for each connection that breaks; not for those that are retired."""
+        self._on_loss.append(told)
+
     @property
     def down(self) -> RtxError | None:
         """Why the server cannot be reached; None while it can."""
@@ -123,10 +129,11 @@ class Pool:
     # --- calls -----------------------------------------------------------------------------
 
     def call(self, *args: Argument, timeout: float | None = None) -> Awaitable[Reply]:
-        """Send one command once; `timeout` in seconds, `read_timeout` if left out."""
-        first = self._first
-        if first is not None and first.has_room:
-            return first.call(*args, timeout=timeout)
+        """Send one command once; `timeout` in seconds bounds the wait for a connection too."""
+        if self._first is not None:
+            future = self._first.offer(args, timeout)
+            if future is not None:
+                return future
         return self._call_later(args, timeout)
 
     def batch(
@@ -165,21 +172,30 @@ class Pool:
         raise AssertionError("unreachable")
 
     async def _call_later(self, args: tuple[Argument, ...], timeout: float | None) -> Reply:
-        return await (await self._acquire()).call(*args, timeout=timeout)
+        connection, timeout = await self._acquire(timeout)
+        return await connection.call(*args, timeout=timeout)
 
     async def _batch_later(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float | None
     ) -> list[Reply]:
-        return await (await self._acquire()).batch(commands, timeout)
+        connection, timeout = await self._acquire(timeout)
+        return await connection.batch(commands, timeout)
 
     async def _packed_later(self, commands: Sequence[bytes], timeout: float | None) -> list[Reply]:
-        connection = await self._acquire()
+        connection, timeout = await self._acquire(timeout)
         return await connection.batch_packed(b"".join(commands), len(commands), timeout)
 
-    async def _acquire(self) -> Connection:
-        """The first connection with room; waits `pool_timeout` for one while the server is up."""
+    async def _acquire(self, timeout: float | None) -> tuple[Connection, float | None]:
+        """The first connection with room, and what is left of the call's own time.
+
+        Waits for `pool_timeout` or the call's time, whichever is less, while the server is up.
+        """
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._settings.pool_timeout
+        began = loop.time()
+        patience = self._settings.pool_timeout
+        if timeout is not None:
+            patience = min(patience, timeout)
+        give_up = began + patience
         join = self._waiters.append
         while True:
             if self._closed:
@@ -189,7 +205,7 @@ class Pool:
                 if connection.has_room:
                     self._first = connection
                     self._used[connection] = now
-                    return connection
+                    return connection, None if timeout is None else max(0.0, timeout + began - now)
                 connection.on_room = self._on_room
             if not self._connections and self._down is not None:
                 raise _another(self._down) from self._down
@@ -211,8 +227,10 @@ class Pool:
                 self._stats.exhausted += 1
                 raise PoolExhausted(
                     f"all {len(self._connections)} connections are full and none had room within "
-                    f"{self._settings.pool_timeout:g} s; the server is overloaded, or raise "
-                    "pool.size or pool.max_in_flight"
+                    f"{patience:g} s; the server is overloaded, or raise pool.size or "
+                    "pool.max_in_flight"
+                    if self._connections
+                    else f"no connection could be opened within {patience:g} s"
                 ) from None
 
     # --- connections -----------------------------------------------------------------------
@@ -231,11 +249,14 @@ class Pool:
 
     def _forget(self, connection: Connection) -> None:
         """A connection ended, by itself or by us."""
-        if connection in self._connections:
-            self._stats.lost += 1
+        lost = connection in self._connections and not self._closed
         self._leaving.discard(connection)
         self._drop(connection)
         self._wanted.set()
+        if lost:
+            self._stats.lost += 1
+            for told in self._on_loss:
+                told()
 
     def _drop(self, connection: Connection) -> None:
         if connection in self._connections:

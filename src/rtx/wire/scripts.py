@@ -8,7 +8,7 @@ from importlib import resources
 
 from rtx.errors import ServerError
 from rtx.wire.caller import Caller
-from rtx.wire.connection import Argument
+from rtx.wire.options import Argument
 from rtx.wire.replies import Reply
 
 
