@@ -177,6 +177,47 @@ def test_money_is_written_and_read_digit_for_digit(balance: Decimal, margin: Dec
     assert other["margin"] == margin
 
 
+MONEY_FIELDS = ("balance", "equity", "margin", "free_margin", "margin_level")
+
+
+@pytest.mark.parametrize("bad", ["NaN", "-sNaN123", "Infinity", "-Infinity"])
+def test_money_that_is_no_finite_number_is_not_written(bad: str) -> None:
+    for field in MONEY_FIELDS:
+        broken = msgspec.structs.replace(account, **{field: Decimal(bad)})
+        for content in (broken, [broken], {"account": broken}):
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                codecs.encode(content)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        codecs.encode((position, msgspec.structs.replace(position, unrealized_pnl=Decimal(bad))))
+
+
+@pytest.mark.parametrize(
+    "bad", ['"NaN"', '"-snan7"', '"Infinity"', '"-inf"', "NaN", "Infinity", '"1E+1000"', "1e99999"]
+)
+def test_money_that_is_no_finite_number_is_not_read(bad: str) -> None:
+    for field in MONEY_FIELDS:
+        good = b'"%s":%s' % (field.encode(), str(getattr(account, field)).encode())
+        assert good in ACCOUNT
+        with pytest.raises(codecs.DecodeError):
+            codecs.decode_account(ACCOUNT.replace(good, f'"{field}":{bad}'.encode()))
+    broken = POSITION.replace(b"50.00", bad.encode())
+    with pytest.raises(codecs.DecodeError):
+        codecs.decode_positions(b"[" + POSITION + b"," + broken + b"]")
+
+
+def test_names_and_texts_may_look_like_no_number() -> None:
+    for text in ("NaN", "Infinity", '"NaN"', "-Infinity, NaN"):
+        named = msgspec.structs.replace(account, account_number=text)
+        assert codecs.decode_account(codecs.encode(named)) == named
+        warning = msgspec.structs.replace(alert, message=text)
+        assert codecs.decode_alert(codecs.encode(warning)) == warning
+
+
+def test_money_in_strings_of_other_writers_is_read_exactly() -> None:
+    raw = ACCOUNT.replace(b"10000.00", b'"10000.00"')
+    assert codecs.decode_account(raw).balance.as_tuple() == account.balance.as_tuple()
+
+
 @given(st.lists(st.decimals(min_value=-(10**9), max_value=10**9, places=2), max_size=20))
 def test_sums_of_money_survive_the_cache(amounts: list[Decimal]) -> None:
     positions = tuple(
@@ -238,11 +279,22 @@ def test_times_of_any_zone_are_read(time: datetime, minutes: int) -> None:
         ('"2026-01-18T12:30:45.123+02:00"', TIME),
         ('"2026-01-18T10:30:45Z"', TIME - 123),
         ("1768732245123", TIME),
+        ("1768732245123.0", TIME),
+        ("1768732245122.7", TIME),
+        ("1.768732245123e12", TIME),
     ],
 )
 def test_other_writers_times_are_read(written: str, time: int) -> None:
     raw = f'{{"symbol":"X","time":{written},"bid":1,"ask":2,"mid":7}}'
     assert codecs.decode_price(raw.encode()).time == time
+    raw = f'{{"type":"tick","symbol":"X","time":{written},"bid":1,"ask":2}}'
+    assert codecs.decode_tick(raw.encode()) == Tick("X", time=time, bid=1.0, ask=2.0)
+
+
+@pytest.mark.parametrize("written", ["-1", "-1.5", "253402300800000", "1e300", '"1969-12-31"'])
+def test_times_that_cannot_be_written_are_not_read(written: str) -> None:
+    with pytest.raises(codecs.DecodeError):
+        codecs.decode_price(f'{{"symbol":"X","time":{written},"bid":1,"ask":2}}'.encode())
 
 
 # --- quotes --------------------------------------------------------------------------------

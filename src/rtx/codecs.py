@@ -1,13 +1,15 @@
 """Models to JSON and back, as the contract with programs in other languages has it.
 
 Encoders and decoders are built once. Decoders raise `DecodeError`, which covers both malformed
-JSON and values of another shape.
+JSON and values of another shape, money that is no finite number among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -28,21 +30,97 @@ from rtx.models import (
 DecodeError = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError)
 """What a decoder raises, ValidationError included: for `except DecodeError`."""
 
-encode: Callable[[object], bytes] = msgspec.json.Encoder(decimal_format="number").encode
-"""JSON of any model but `Price`; money is written digit for digit as a JSON number."""
+_encode: Callable[[object], bytes] = msgspec.json.Encoder(decimal_format="number").encode
+_decode_account = msgspec.json.Decoder(Account).decode
+_decode_positions = msgspec.json.Decoder(tuple[Position, ...]).decode
+_decode_tick = msgspec.json.Decoder(Tick).decode
 
-decode_account = msgspec.json.Decoder(Account).decode
-decode_positions = msgspec.json.Decoder(tuple[Position, ...]).decode
 decode_symbol = msgspec.json.Decoder(SymbolSpec).decode
 decode_session = msgspec.json.Decoder(Session).decode
-decode_tick = msgspec.json.Decoder(Tick).decode
 decode_execution = msgspec.json.Decoder(Execution).decode
 decode_alert = msgspec.json.Decoder(Alert).decode
 
 
+_N, _I = b"NI"  # NaN, sNaN and Infinity have one of them; to look for a byte takes 30 ns
+
+
+def encode(model: object) -> bytes:
+    """JSON of any model but `Price`; money is written digit for digit as a JSON number.
+
+    Raises `ValueError` for money that is no finite number, which JSON cannot say.
+    """
+    raw = _encode(model)
+    if (_N in raw or _I in raw) and (b"NaN" in raw or b"Infinity" in raw):
+        try:
+            msgspec.json.decode(raw, type=Any)
+        except msgspec.DecodeError:
+            raise ValueError(
+                f"a {type(model).__name__} with money that is NaN or infinite has no JSON; "
+                "money is a finite number"
+            ) from None
+    return raw
+
+
+# More than sums of money within the bounds of `rtx.database.check_money` ever have. A value beyond
+# it is no money, and would take all memory when somebody formats it.
+_MAX_DIGITS = 1_000
+
+
+def _is_money(value: Decimal) -> bool:
+    return value.is_finite() and value.adjusted() < _MAX_DIGITS
+
+
+_NO_MONEY = "money is a finite number of at most 1,000 digits"
+
+
+def decode_account(raw: bytes) -> Account:
+    """Account from JSON; its money may be JSON numbers or strings of digits."""
+    found = _decode_account(raw)
+    if (
+        _is_money(found.balance)
+        and _is_money(found.equity)
+        and _is_money(found.margin)
+        and _is_money(found.free_margin)
+        and _is_money(found.margin_level)
+    ):
+        return found
+    raise msgspec.ValidationError(_NO_MONEY)
+
+
+def decode_positions(raw: bytes) -> tuple[Position, ...]:
+    """Positions from a JSON array; their money may be JSON numbers or strings of digits."""
+    found = _decode_positions(raw)
+    for position in found:
+        if not _is_money(position.unrealized_pnl):
+            raise msgspec.ValidationError(_NO_MONEY)
+    return found
+
+
+def decode_tick(raw: bytes) -> Tick:
+    """Tick from JSON; `time` as in `decode_price`, and now where it is left out."""
+    try:
+        return _decode_tick(raw)
+    except msgspec.ValidationError:
+        found = _decode_foreign_tick(raw)
+        return Tick(
+            found.symbol, time=_epoch(found.time), bid=found.bid, ask=found.ask, lp=found.lp
+        )
+
+
+class _ForeignTickJSON(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick"):
+    symbol: str
+    time: str | int | float
+    bid: float
+    ask: float
+    lp: str = ""
+
+
+_decode_foreign_tick = msgspec.json.Decoder(_ForeignTickJSON).decode
+
+
 class _PriceJSON(msgspec.Struct, frozen=True, gc=False):
     symbol: str
-    time: str | int
+    time: str | int | float
     bid: float
     ask: float
 
@@ -60,18 +138,29 @@ _decode_price_json = msgspec.json.Decoder(_PriceJSON).decode
 
 
 def decode_price(raw: bytes) -> Price:
-    """Price from JSON; `time` may be ISO 8601 (no zone means UTC) or epoch milliseconds."""
+    """Price from JSON.
+
+    `time` may be ISO 8601 (no zone means UTC) or epoch milliseconds, with or without a fraction.
+    """
     found = _decode_price_json(raw)
-    time = found.time
-    return Price(
-        found.symbol, found.bid, found.ask, from_iso(time) if isinstance(time, str) else time
-    )
+    return Price(found.symbol, found.bid, found.ask, _epoch(found.time))
+
+
+def _epoch(time: str | int | float) -> int:
+    """Epoch milliseconds of any time in JSON. Raises `DecodeError`."""
+    if isinstance(time, str):
+        time = from_iso(time)
+    elif isinstance(time, float):
+        time = round(time)
+    if 0 <= time < _YEAR_10000:
+        return time
+    raise msgspec.ValidationError(f"not a time in epoch milliseconds: {time}")
 
 
 def encode_price(symbol: str, bid: float, ask: float, time: int) -> bytes:
     """JSON of a price, with `mid` and `spread` worked out and `time` in ISO 8601."""
     mid = middle(bid, ask)
-    return encode(_FullPriceJSON(symbol, iso(time), bid, ask, mid, spread(bid, ask)))
+    return _encode(_FullPriceJSON(symbol, iso(time), bid, ask, mid, spread(bid, ask)))
 
 
 def check_time(symbol: str, time: int) -> None:

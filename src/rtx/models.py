@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time as _time
 from decimal import Decimal
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from rtx.errors import BadTick
 
 Side = Literal["BUY", "SELL"]
 Severity = Literal["info", "warning", "critical"]
+
+T = TypeVar("T")
 
 
 def now_ms() -> int:
@@ -84,6 +86,16 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     open_price: float
     current_price: float
     unrealized_pnl: Decimal
+
+
+class Versioned(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """A value read together with the version of its row.
+
+    Versions of a row are above zero and grow with each of its changes: the higher is the newer.
+    """
+
+    value: T
+    version: int
 
 
 class SymbolSpec(msgspec.Struct, frozen=True, gc=False):

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtx.database.base import AccountUpdate, Database, check_money, summarize
+from rtx.database.base import (
+    AccountUpdate,
+    Database,
+    Outbox,
+    Owed,
+    OwingUpdate,
+    VersionedDatabase,
+    VersionedUpdate,
+    check_money,
+    summarize,
+)
+from rtx.database.relay import Relay
 from rtx.errors import Duplicate
 
 if TYPE_CHECKING:
@@ -18,7 +29,13 @@ __all__ = [
     "AccountUpdate",
     "Database",
     "Duplicate",
+    "Outbox",
+    "Owed",
+    "OwingUpdate",
+    "Relay",
     "SqlDatabase",
+    "VersionedDatabase",
+    "VersionedUpdate",
     "check_money",
     "summarize",
 ]

@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Context, Decimal
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
-from rtx.models import Account, Execution, Position, Side, SymbolSpec
+import msgspec
+
+from rtx.models import Account, Execution, Position, Side, SymbolSpec, Versioned
 
 
 class AccountUpdate(Protocol):
@@ -116,6 +118,71 @@ class Database(Protocol):
 
         An update inside the block of another may wait for it, in vain.
         """
+
+
+class VersionedUpdate(AccountUpdate, Protocol):
+    """An update that knows which version of the account it makes."""
+
+    @property
+    def version(self) -> int:
+        """The version that the commit gives the account and its positions; known from the start."""
+
+
+@runtime_checkable
+class VersionedDatabase(Database, Protocol):
+    """A `Database` whose accounts have versions, so that caches never replace a newer by an older.
+
+    Every committed change of an account or of its positions raises the account's version, which is
+    above zero. A value and its version are of one moment. Whoever changes the rows otherwise than
+    through `update_account` raises the version too.
+    """
+
+    async def versioned_accounts(self, ids: Sequence[int]) -> dict[int, Versioned[Account]]:
+        """As `accounts`, with the version of each."""
+
+    async def versioned_positions(
+        self, account_ids: Sequence[int]
+    ) -> dict[int, Versioned[tuple[Position, ...]]]:
+        """As `positions`, with the version of the account."""
+
+    def update_account(self, account_id: int) -> AbstractAsyncContextManager[VersionedUpdate]:
+        """As in `Database`."""
+
+
+class Owed(msgspec.Struct, frozen=True):
+    """A change whose invalidation may not have reached the caches.
+
+    `key` is the id of an account, whose positions are meant too, or the name of a symbol. `version`
+    is what the change made of the account, 0 for a symbol. `id` names this debt, no other ever.
+    """
+
+    id: int
+    entity: Literal["account", "symbol"]
+    key: int | str
+    version: int = 0
+
+
+class OwingUpdate(AccountUpdate, Protocol):
+    """An update that leaves a debt in the outbox."""
+
+    @property
+    def outbox_id(self) -> int:
+        """The debt's id once the commit is confirmed, until then 0."""
+
+
+@runtime_checkable
+class Outbox(Protocol):
+    """A `Database` that stores with each change, in one transaction, that caches must be told.
+
+    So the news outlives a crash between the commit and the invalidation. `update_account` yields an
+    `OwingUpdate`. `rtx.database.relay` hands on what is owed.
+    """
+
+    async def owed(self, limit: int) -> list[Owed]:
+        """What is owed, at most `limit`, oldest first; reading it changes nothing."""
+
+    async def settled(self, ids: Sequence[int]) -> None:
+        """Forget these debts; those that are gone already, or replaced, are passed over."""
 
 
 # Wide enough that sums of money within the bounds below are never rounded, and independent of

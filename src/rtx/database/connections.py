@@ -26,6 +26,9 @@ from rtx.errors import DatabaseUnavailable, SettingsError
 
 T = TypeVar("T")
 
+# Changing the tables of a large database takes longer than any other statement.
+_MIGRATION_TIMEOUT = 600.0
+
 
 class Connections:
     """The connections to the database at a URL; the arguments are those of `SqlDatabase`."""
@@ -36,9 +39,9 @@ class Connections:
         if pool_size < 2:
             raise SettingsError(f"pool_size is {pool_size}; it is at least 2")
         self._url = engines.parse_url(url)
-        self._timeout = timeout
         self._pool_size = pool_size
         self.name = engines.name_of(self._url)
+        self.timeout = timeout
         self.on_postgresql = engines.on_postgresql(self._url)
         self.insert = postgresql.insert if self.on_postgresql else sqlite.insert
         self._engine: AsyncEngine | None = None
@@ -64,11 +67,11 @@ class Connections:
             self._directory = TemporaryDirectory(prefix="rtx-database-")
             file = f"{self._directory.name}/rtx.db"
         self._engine = engines.create_engine(
-            self._url, file, timeout=self._timeout, pool_size=self._pool_size
+            self._url, file, timeout=self.timeout, pool_size=self._pool_size
         )
         if not self.on_postgresql:
             with self.explained("be opened"):
-                await finished(asyncio.to_thread(engines.prepare_file, self._engine, self._timeout))
+                await finished(asyncio.to_thread(engines.prepare_file, self._engine, self.timeout))
 
     async def close(self) -> None:
         """Let those in use be given back, for at most `timeout` seconds, then close them all."""
@@ -77,7 +80,7 @@ class Connections:
         try:
             if engine is not None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._timeout):
+                    async with asyncio.timeout(self.timeout):
                         await self._idle.wait()
         finally:
             if engine is not None:
@@ -94,14 +97,14 @@ class Connections:
         turn = account_id if self.on_postgresql else 0
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self.timeout):
                     if turn is not None:
                         lock = self._turns.setdefault(turn, asyncio.Lock())
                         await stack.enter_async_context(lock)
                     await stack.enter_async_context(self._updates)
             except TimeoutError:
                 raise DatabaseUnavailable(
-                    f"other updates of {self.name} did not end within {self._timeout:g} s; keep "
+                    f"other updates of {self.name} did not end within {self.timeout:g} s; keep "
                     "updates short, and do not update an account inside its own update"
                 ) from None
             yield await stack.enter_async_context(self._connected(updating=True))
@@ -113,8 +116,30 @@ class Connections:
             yield connection
 
     @asynccontextmanager
-    async def _connected(self, *, updating: bool) -> AsyncIterator[AsyncConnection]:
-        engine = self._engine
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """A connection as from `writing`, whose statements may take ten minutes."""
+        if not self.on_postgresql:
+            async with self.writing() as connection:
+                yield connection
+            return
+        engine = engines.create_engine(
+            self._url,
+            None,
+            timeout=self.timeout,
+            pool_size=1,
+            statement_timeout=_MIGRATION_TIMEOUT,
+        )
+        try:
+            async with self._connected(updating=True, engine=engine) as connection:
+                yield connection
+        finally:
+            await finished(engine.dispose())
+
+    @asynccontextmanager
+    async def _connected(
+        self, *, updating: bool, engine: AsyncEngine | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        engine = engine or self._engine
         if engine is None:
             raise DatabaseUnavailable(f"the database {self.name} is not open; open it first")
         options: dict[str, Any] = {engines.UPDATING: updating}

@@ -35,6 +35,8 @@ _REMEDIES = (
     ("readonly", "check that this user may write the file and its directory"),
     ("disk is full", "free some space"),
     ("authentication failed", "check the user and the password in the database URL"),
+    ("lock timeout", "another process holds it for too long; try again when that is done"),
+    ("permission denied", "grant this user what it needs, or have one who may create the tables"),
     ("does not exist", "create what is missing, or correct the database URL"),
     ("QueuePool", "every connection is busy; raise pool_size or keep updates shorter"),
 )
@@ -74,14 +76,22 @@ def name_of(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def create_engine(url: URL, file: str | None, *, timeout: float, pool_size: int) -> AsyncEngine:
+def create_engine(
+    url: URL,
+    file: str | None,
+    *,
+    timeout: float,
+    pool_size: int,
+    statement_timeout: float | None = None,
+) -> AsyncEngine:
     """An engine without connections yet, on `file` in place of the URL's; raise `SettingsError`.
 
-    `timeout`, in seconds, bounds the waits for a lock, a free connection and an answer.
+    `timeout`, in seconds, bounds the waits for a lock, a free connection and, unless there is a
+    `statement_timeout`, an answer of PostgreSQL.
     """
     arguments = {"timeout": timeout}
     if on_postgresql(url):
-        arguments["command_timeout"] = timeout
+        arguments["command_timeout"] = statement_timeout or timeout
     try:
         engine = create_async_engine(
             url if file is None else url.set(database=file),

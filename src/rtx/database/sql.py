@@ -15,18 +15,18 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from rtx.database.base import AccountUpdate, check_money, summarize
+from rtx.database.base import Owed, check_money, summarize
 from rtx.errors import DatabaseUnavailable, Duplicate, MissingExtra, NotFound
-from rtx.models import Account, Execution, Position, SymbolSpec
+from rtx.models import Account, Execution, Position, SymbolSpec, Versioned
 
 try:
-    from sqlalchemy import Executable, func, select
+    from sqlalchemy import Executable, func, select, text
     from sqlalchemy.exc import IntegrityError
     from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: F401 - fails without greenlet
 except ImportError as error:
     raise MissingExtra("database", error.name or "greenlet") from error
 
-from rtx.database import tables
+from rtx.database import outbox, schema, tables
 from rtx.database.connections import Connections, finished
 from rtx.database.tables import accounts, symbols
 from rtx.database.update import Update
@@ -35,12 +35,14 @@ T = TypeVar("T")
 
 # SQLite and PostgreSQL take some 32,000 parameters in a statement.
 _BATCH = 10_000
-# An advisory lock of PostgreSQL; any number does, if all who create the tables use the same.
-_CREATING = 0x525458
+# An advisory lock of PostgreSQL; any number does, if all who change the tables use the same.
+_MIGRATING = 0x525458
 
 
 class SqlDatabase:
-    """A `Database` at a SQLAlchemy URL: SQLite through aiosqlite, PostgreSQL through asyncpg.
+    """A `VersionedDatabase` and `Outbox` at a SQLAlchemy URL.
+
+    SQLite through aiosqlite, PostgreSQL through asyncpg.
 
     `sqlite+aiosqlite:///file.db` is kept; `sqlite+aiosqlite://` is private and gone when closed.
     `timeout`, in seconds, bounds each wait: for a turn, a lock, a free connection, an answer.
@@ -71,24 +73,36 @@ class SqlDatabase:
         await self.close()
 
     async def open(self) -> None:
-        """Connect and create the tables that are missing; harmless when already open."""
+        """Connect, and create the tables or bring them up to date; harmless when already open.
+
+        Raises `SettingsError` for tables of a later release, or of somebody else.
+        """
         if self._connections.are_open:
             return
         try:
             await self._connections.open()
-            await self._create_tables()
+            if await self._revision() != schema.HEAD:
+                await self._migrate()
         except BaseException:
             await self.close()
             raise
 
-    async def _create_tables(self) -> None:
-        async with self._connections.writing() as connection:
-            if self._connections.on_postgresql:
-                lock = select(func.pg_advisory_xact_lock(_CREATING))
-                await self._connections.execute(connection, "lock its tables", lock)
-            with self._connections.explained("create its tables"):
-                await finished(connection.run_sync(tables.metadata.create_all))
-            await finished(self._connections.commit(connection, "create its tables"))
+    async def _revision(self) -> str | None:
+        async with self._connections.reading() as connection:
+            with self._connections.explained("tell the version of its tables"):
+                return await finished(connection.run_sync(schema.revision))
+
+    async def _migrate(self) -> None:
+        connections = self._connections
+        async with connections.migrating() as connection:
+            if connections.on_postgresql:
+                limit = text(f"SET LOCAL lock_timeout = {round(connections.timeout * 1000)}")
+                await connections.execute(connection, "limit its waits", limit)
+                lock = select(func.pg_advisory_xact_lock(_MIGRATING))
+                await connections.execute(connection, "lock its tables", lock)
+            with connections.explained("create its tables"):
+                await finished(connection.run_sync(schema.migrate, connections.name))
+            await finished(connections.commit(connection, "create its tables"))
 
     async def close(self) -> None:
         """Let running calls end, for at most `timeout` seconds, then close every connection."""
@@ -101,23 +115,35 @@ class SqlDatabase:
     # --- reads -----------------------------------------------------------------------------
 
     async def accounts(self, ids: Sequence[int]) -> dict[int, Account]:
-        found: dict[int, Account] = {}
+        found = await self.versioned_accounts(ids)
+        return {id_: versioned.value for id_, versioned in found.items()}
+
+    async def versioned_accounts(self, ids: Sequence[int]) -> dict[int, Versioned[Account]]:
+        found: dict[int, Versioned[Account]] = {}
         for some in _batches(filter(tables.fits, ids)):
             query = tables.select_accounts.where(accounts.c.id.in_(some))
             rows = await self._rows("read accounts", query)
-            for (id_, number, balance), group in groupby(rows, key=lambda row: row[:3]):
-                held = [row[3:] for row in group if row[3] is not None]
+            for (id_, number, balance, version), group in groupby(rows, key=lambda row: row[:4]):
+                held = [row[4:] for row in group if row[4] is not None]
                 margins, profits = [margin for margin, _ in held], [profit for _, profit in held]
-                found[id_] = summarize(id_, number, balance, margins, profits)
+                account = summarize(id_, number, balance, margins, profits)
+                found[id_] = Versioned(account, version)
         return found
 
     async def positions(self, account_ids: Sequence[int]) -> dict[int, tuple[Position, ...]]:
-        found: dict[int, tuple[Position, ...]] = {}
+        found = await self.versioned_positions(account_ids)
+        return {id_: versioned.value for id_, versioned in found.items()}
+
+    async def versioned_positions(
+        self, account_ids: Sequence[int]
+    ) -> dict[int, Versioned[tuple[Position, ...]]]:
+        found: dict[int, Versioned[tuple[Position, ...]]] = {}
         for some in _batches(filter(tables.fits, account_ids)):
             query = tables.select_positions.where(accounts.c.id.in_(some))
             rows = await self._rows("read positions", query)
-            for account_id, group in groupby(rows, key=lambda row: row[0]):
-                found[account_id] = tuple(Position(*row[1:]) for row in group if row[1] is not None)
+            for (id_, version), group in groupby(rows, key=lambda row: row[:2]):
+                positions = tuple(Position(*row[2:]) for row in group if row[2] is not None)
+                found[id_] = Versioned(positions, version)
         return found
 
     async def symbols(self, names: Sequence[str] | None = None) -> dict[str, SymbolSpec]:
@@ -177,8 +203,12 @@ class SqlDatabase:
         return list(added.scalars())
 
     async def add_symbols(self, specs: Iterable[SymbolSpec]) -> None:
-        """Store symbol specs, all or none, in place of those of the same names."""
-        values = [msgspec.structs.asdict(spec) for spec in specs]
+        """Store symbol specs, all or none, in place of those of the same names.
+
+        The outbox has it that caches drop what they knew of them.
+        """
+        # In one order, so that two who add the same symbols do not wait for each other's.
+        values = [msgspec.structs.asdict(spec) for spec in sorted(specs, key=_symbol)]
         for value in values:
             if not _storable(value["symbol"]):
                 raise ValueError(
@@ -193,10 +223,15 @@ class SqlDatabase:
         )
         async with self._connections.writing() as connection:
             await self._connections.execute(connection, "add symbols", statement, values)
+            owing, given = outbox.owing_symbols(
+                [value["symbol"] for value in values],
+                on_postgresql=self._connections.on_postgresql,
+            )
+            await self._connections.execute(connection, "add symbols", owing, given)
             await finished(self._connections.commit(connection, "store the symbols"))
 
     @asynccontextmanager
-    async def update_account(self, account_id: int) -> AsyncIterator[AccountUpdate]:
+    async def update_account(self, account_id: int) -> AsyncIterator[Update]:
         missing = NotFound(f"there is no account {account_id} in the database; create it first")
         if not tables.fits(account_id):
             raise missing
@@ -215,6 +250,23 @@ class SqlDatabase:
             update = Update(self._connections, connection, row, held)
             yield update
             await finished(update.commit())
+
+    # --- the outbox ------------------------------------------------------------------------
+
+    async def owed(self, limit: int) -> list[Owed]:
+        rows = await self._rows("read its outbox", outbox.select_owed, {"limit": limit})
+        return [outbox.from_row(row) for row in rows]
+
+    async def settled(self, ids: Sequence[int]) -> None:
+        for some in _batches(ids):
+            statement = outbox.settling(some, on_postgresql=self._connections.on_postgresql)
+            async with self._connections.writing() as connection:
+                await self._connections.execute(connection, "settle its outbox", statement)
+                await finished(self._connections.commit(connection, "settle its outbox"))
+
+
+def _symbol(spec: SymbolSpec) -> str:
+    return spec.symbol
 
 
 def _storable(name: str) -> bool:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     bindparam,
     select,
 )
@@ -38,7 +39,10 @@ POSTGRESQL = "postgresql"
 
 
 class Money(TypeDecorator[Decimal]):
-    """Decimals that come back with the digits they went in with; PostgreSQL drops an exponent."""
+    """Decimals that come back with the digits they went in with.
+
+    PostgreSQL keeps no exponent above zero: 1E+3 comes back as 1000. Nor has it a zero below zero.
+    """
 
     impl = Text
     cache_ok = True
@@ -54,7 +58,14 @@ class Money(TypeDecorator[Decimal]):
         return str(value)
 
     def process_result_value(self, value: object, dialect: Dialect) -> Decimal | None:
-        return Decimal(value) if isinstance(value, str) else value  # type: ignore[return-value]
+        if isinstance(value, str):
+            return Decimal(value)
+        if isinstance(value, Decimal):
+            exponent = value.as_tuple().exponent
+            if isinstance(exponent, int) and exponent > 0:
+                return Decimal(f"{value:f}")  # asyncpg makes 1E+4 of 10000
+            return value
+        return None
 
 
 # SQLite numbers rows by itself only in a column that is declared INTEGER.
@@ -69,7 +80,7 @@ accounts = Table(
     Column("account_number", Text, nullable=False, unique=True),
     Column("balance", Money, nullable=False),
     # One more at every committed update, so that a reader can tell the newer of two rows.
-    Column("version", BigInteger, nullable=False, default=0),
+    Column("version", BigInteger, nullable=False, default=1),
     sqlite_autoincrement=True,
 )
 
@@ -122,6 +133,20 @@ symbols = Table(
     Column("volume_step", Double, nullable=False),
 )
 
+outbox = Table(
+    "outbox",
+    metadata,
+    # Order of the changes of one account; never used twice, or settling one would settle another.
+    Column("id", _Id, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    # A later change takes the place of an earlier one, which bounds the table whatever happens.
+    UniqueConstraint("entity", "key", name="uq_outbox_entity_key"),
+    sqlite_autoincrement=True,
+)
+
 order_ids = Sequence("order_ids", metadata=metadata, data_type=BigInteger)
 """Source of new order ids where the database has sequences; SQLite counts on from the highest."""
 
@@ -136,21 +161,25 @@ select_accounts: Select[Any] = (
         accounts.c.id,
         accounts.c.account_number,
         accounts.c.balance,
+        accounts.c.version,
         positions.c.margin,
         positions.c.unrealized_pnl,
     )
     .outerjoin(positions)
     .order_by(accounts.c.id)
 )
-"""Id, number and balance of accounts, once per open position; the rest is null without any."""
+"""Id, number, balance and version of accounts, then margin and profit of each open position.
+
+An account without any has one row, in which these are null.
+"""
 
 select_positions: Select[Any] = (
-    select(accounts.c.id, *columns_of(positions, Position))
+    select(accounts.c.id, accounts.c.version, *columns_of(positions, Position))
     .select_from(accounts)
     .outerjoin(positions)
     .order_by(accounts.c.id, positions.c.id)
 )
-"""The account's id, then the position's fields; these are null for an account without any."""
+"""The account's id and version, then a position's fields; null for an account without any."""
 
 select_held: Select[Any] = (
     select(positions.c.margin, *columns_of(positions, Position))

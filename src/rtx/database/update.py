@@ -1,4 +1,4 @@
-"""One account, locked: an `AccountUpdate` in an SQL transaction."""
+"""One account, locked: an update in an SQL transaction."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import msgspec
 from sqlalchemy import CursorResult, Executable, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from rtx.database import tables
+from rtx.database import outbox, tables
 from rtx.database.base import check_margin, check_money, check_positive, check_side, total
 from rtx.database.connections import Connections
-from rtx.database.tables import accounts, executions, positions
+from rtx.database.tables import executions, positions
 from rtx.errors import DatabaseUnavailable, Duplicate, NotFound
 from rtx.models import Execution, Position, Side, now_ms
 
@@ -21,7 +21,7 @@ _EXECUTION = tables.columns_of(executions, Execution)
 
 
 class Update:
-    """An `AccountUpdate` on one SQL transaction."""
+    """A `VersionedUpdate` and `OwingUpdate` on one SQL transaction."""
 
     def __init__(
         self,
@@ -35,6 +35,8 @@ class Update:
         self._id: int = row.id
         self._account_number: str = row.account_number
         self._balance: Decimal = row.balance
+        self._version: int = row.version + 1
+        self._outbox_id = 0
         self._held = {row.id: (Position(*row[1:]), row.margin) for row in held}
         self._positions = tuple(position for position, _ in self._held.values())
         self._failure: BaseException | None = None
@@ -62,6 +64,14 @@ class Update:
     @property
     def margin(self) -> Decimal:
         return total(margin for _, margin in self._held.values())
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def outbox_id(self) -> int:
+        return self._outbox_id
 
     async def open_position(
         self, symbol: str, side: Side, volume: float, price: float, margin: Decimal
@@ -144,12 +154,20 @@ class Update:
                 f"nothing of the update of account {self._id} was stored, because a part of it "
                 "failed; do the whole update again"
             ) from self._failure
-        values = {"balance": self._balance, "version": accounts.c.version + 1}
-        await self._run(
-            "store the balance", accounts.update().where(accounts.c.id == self._id).values(**values)
-        )
+        outbox_id = 0
+        for statement, given in outbox.storing(
+            self._id,
+            self._balance,
+            self._version,
+            on_postgresql=self._connections.on_postgresql,
+        ):
+            done = await self._run("store the balance", statement, given)
+            if done.returns_rows:
+                outbox_id = done.scalar_one()
         remedy = "it may be stored all the same: read the account before trying again"
         await self._connections.commit(self._connection, "confirm the update", remedy)
+        # Not before: a commit whose outcome is unknown may happen after the caller's invalidation.
+        self._outbox_id = outbox_id
 
     def _open(self, position_id: int) -> tuple[Position, Decimal]:
         try:
@@ -163,9 +181,11 @@ class Update:
         statement = positions.update().where(positions.c.id == position_id).values(**values)
         await self._run("change a position", statement)
 
-    async def _run(self, what: str, statement: Executable) -> CursorResult[Any]:
+    async def _run(
+        self, what: str, statement: Executable, given: dict[str, object] | None = None
+    ) -> CursorResult[Any]:
         try:
-            return await self._connections.execute(self._connection, what, statement)
+            return await self._connections.execute(self._connection, what, statement, given)
         except BaseException as error:
             # The transaction may be half undone by now, so what follows must not be committed.
             self._failure = error
