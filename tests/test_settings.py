@@ -126,9 +126,12 @@ def test_what_is_no_duration_is_refused_by_its_field(text: object) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"poool": 1}, "poool: unknown field; known are cache_login, cache_url, channels,"),
+        ({"poool": 1}, "poool: unknown field; known are cache, cache_login, cache_url,"),
         ({"pool": {"siz": 1}}, "pool.siz: unknown field; known are connect_timeout, idle_timeout"),
-        ({"limits": {"api": {"limits": 1, "limit": 1, "per": 1}}}, "known are limit, per"),
+        (
+            {"limits": {"api": {"limits": 1, "limit": 1, "per": 1}}},
+            "known are algorithm, limit, per,",
+        ),
         ({"gateway": {"users": {"ann": {"hash": "x"}}}}, "known are accounts, password_hash"),
         ({"limits": {"api": {"limit": 5}}}, "limits.api.per: Field required"),
         ({"pool": {"size": 0}}, "pool.size: Input should be greater than or equal to 1"),

@@ -10,7 +10,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class RtxError(Exception):
@@ -84,6 +87,12 @@ class ProtocolViolation(ConnectionLost):
     """The peer sent bytes that are not RESP3, or a reply nobody asked for."""
 
     code = "protocol"
+
+
+class UnsafeCommand(RtxError):
+    """A command that would harm the other callers of a shared connection; it was not sent."""
+
+    code = "unsafe_command"
 
 
 class NotInCluster(RtxError):
@@ -162,6 +171,19 @@ class Duplicate(RtxError):
     code = "duplicate"
 
 
+class Conflict(RtxError):
+    """What was to be changed has been changed by somebody else since it was read."""
+
+    code = "conflict"
+    retryable = True
+
+
+class UnknownName(RtxError):
+    """There is no such field or kind of key; the message names those that there are."""
+
+    code = "unknown_name"
+
+
 # --- market data ---------------------------------------------------------------------------
 
 
@@ -186,3 +208,13 @@ class SubscriptionClosed(RtxError):
 
     code = "subscription_closed"
     retryable = True
+
+
+def anew(error: E) -> E:
+    """The same error for one more caller; an object of all would gather everyone's traceback."""
+    try:
+        another = copy(error)
+    except Exception:  # an error of somebody else's, which cannot be made from its own arguments
+        return error
+    another.__cause__ = error.__cause__
+    return another

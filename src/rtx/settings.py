@@ -20,6 +20,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -83,11 +84,85 @@ class TTLSettings(Part):
     session: Seconds = 86_400.0
 
 
-class LimitSettings(Part):
-    """At most `limit` hits in any window of `per` seconds."""
+class SessionSettings(Part):
+    """How sessions expire; times in seconds.
 
-    limit: int = Field(ge=1, le=100_000)
+    `fixed`: `ttl.session` after the login. `sliding`: `ttl.session` after the last use, and at the
+    latest `max_age` after the login.
+    """
+
+    expiry: Literal["fixed", "sliding"] = "fixed"
+    max_age: Seconds = 7 * 86_400.0
+
+
+class CacheSettings(Part):
+    """How the caches read, fill and fall back; times in seconds.
+
+    `read_timeout` is what the server gets to answer a read that the database could answer too.
+    `near` names the caches whose values this process keeps decoded, in `near_bytes` for all.
+    """
+
+    read_timeout: Seconds = 0.1
+    absent_ttl: Seconds = 2.0
+    lease: Seconds = 2.0
+    max_loads: int = Field(4, ge=1, description="reads of the database at once, each kind of value")
+    near: tuple[Literal["accounts", "positions", "symbols"], ...] = ()
+    near_bytes: int = Field(64 * 2**20, ge=2**20, description="memory of the near cache, about")
+    stale_if_error: tuple[str, ...] = ()
+
+    @field_validator("stale_if_error")
+    @classmethod
+    def _no_money(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name != "symbols":
+                why = {
+                    "accounts": "a balance that may be wrong is no balance",
+                    "positions": "a position that may be closed is no position",
+                    "prices": "an old price is no price",
+                    "sessions": "a session may have been revoked",
+                }.get(name, "there is no such cache")
+                raise ValueError(f'{why}; leave {name!r} out, only "symbols" may be stale')
+        return value
+
+
+class ReadSettings(Part):
+    """Which servers may answer plain reads of the caches.
+
+    With `replica` an answer may be up to `max_lag` seconds old.
+    """
+
+    cache_from: Literal["primary", "replica"] = "primary"
+    max_lag: Seconds = 1.0
+
+
+class LimitSettings(Part):
+    """At most `limit` hits in any window of `per` seconds; `when_down` decides without a server."""
+
+    limit: int = Field(ge=1, le=1_000_000_000)
     per: Seconds
+    algorithm: Literal["sliding_log", "sliding_counter"] = "sliding_log"
+    when_down: Literal["closed", "open", "local"] = "closed"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.algorithm == "sliding_log" and self.limit > 100_000:
+            raise ValueError(
+                "the exact log keeps a time for each hit, so its limit is at most 100,000; "
+                'set algorithm = "sliding_counter" for more'
+            )
+        return self
+
+
+class LimiterSettings(Part):
+    """What all limits share; times in seconds.
+
+    `deadline` is what the server gets to decide a hit; after it `when_down` does. `processes` and
+    `local_for` are for `when_down = "local"`.
+    """
+
+    deadline: Seconds = 0.2
+    processes: int = Field(1, ge=1, description="processes that share the limits")
+    local_for: Seconds = Field(30.0, gt=0, le=30)
 
 
 class ChannelSettings(Part):
@@ -118,7 +193,7 @@ class GatewaySettings(Part):
     heartbeat: Seconds = 15.0
 
 
-_API = LimitSettings(limit=100, per=60.0)
+_API = LimitSettings(limit=100, per=60.0, when_down="open")
 _ORDERS = LimitSettings(limit=10, per=1.0)
 
 
@@ -153,8 +228,12 @@ class Settings(BaseSettings):
     sentinel_login: LoginSettings = LoginSettings()
     tls: TLSSettings = TLSSettings()
     ttl: TTLSettings = TTLSettings()
+    cache: CacheSettings = CacheSettings()
+    reads: ReadSettings = ReadSettings()
+    sessions: SessionSettings = SessionSettings()
     channels: ChannelSettings = ChannelSettings()
     limits: Mapping[str, LimitSettings] = {}
+    limiter: LimiterSettings = LimiterSettings()
     gateway: GatewaySettings = GatewaySettings()
 
     @field_serializer("url", "cache_url", "pubsub_url", "limits_url", "database_url")
@@ -170,12 +249,33 @@ class Settings(BaseSettings):
                     urls.parse(value.get_secret_value())
                 except SettingsError as error:
                     raise ValueError(f"{name}: {error}") from None
+        if self.reads.cache_from == "replica" and not isinstance(
+            urls.parse((self.cache_url or self.url).get_secret_value()),
+            urls.Sentinel | urls.Cluster,
+        ):
+            raise ValueError(
+                'reads.cache_from: "replica" needs a server that has replicas; give the caches a '
+                "redis+sentinel:// or redis+cluster:// URL, or leave it out"
+            )
+        sliding = self.sessions.expiry == "sliding"
+        if sliding and self.sessions.max_age < self.ttl.session:
+            raise ValueError(
+                f"sessions.max_age ({self.sessions.max_age:g} s) is shorter than ttl.session "
+                f"({self.ttl.session:g} s), so that no use could extend a session; raise it, or "
+                "lower ttl.session"
+            )
         return self
 
     @property
     def named_limits(self) -> dict[str, LimitSettings]:
-        """The limits in force: `api` and `orders` as documented unless set otherwise."""
-        return {"api": _API, "orders": _ORDERS, **self.limits}
+        """The limits in force: `api` and `orders` as documented unless set otherwise.
+
+        `api` stays open while its server is away, unless it is told to be otherwise.
+        """
+        named = {"api": _API, "orders": _ORDERS, **self.limits}
+        if "when_down" not in named["api"].model_fields_set:
+            named["api"] = named["api"].model_copy(update={"when_down": _API.when_down})
+        return named
 
     def location(self, role: Literal["cache", "pubsub", "limits"]) -> urls.Location:
         """Where the server of a role is, with the role's login where the URL has none.

@@ -28,7 +28,9 @@ async def test_help_names_every_command_and_fits_80_columns(rtx: Rtx) -> None:
     assert "\x1b" not in ended.out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS[:-1], "config show", "config check"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS[:-1], "server failover", "config show", "config check"]
+)
 async def test_each_command_has_examples(rtx: Rtx, command: str) -> None:
     ended = await rtx(*command.split(), "--help")
     assert ended.code == 0

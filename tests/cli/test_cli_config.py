@@ -40,7 +40,12 @@ async def test_show_says_where_each_setting_comes_from_and_masks_secrets(
     assert "s3cret" not in ended.out
     assert shown["settings"]["url"] == "redis://bob:***@h:1"
     assert shown["settings"]["pool"]["size"] == 20
-    assert shown["settings"]["limits"]["orders"] == {"limit": 10, "per": 1.0}
+    assert shown["settings"]["limits"]["orders"] == {
+        "limit": 10,
+        "per": 1.0,
+        "algorithm": "sliding_log",
+        "when_down": "closed",
+    }
     assert shown["origins"]["url"] == "RTX_URL"
     assert shown["origins"]["pool.size"] == "rtx.toml"
     assert shown["origins"]["pool.min_idle"] == "RTX_POOL__MIN_IDLE"

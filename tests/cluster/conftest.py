@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import rtx
 from rtx.settings import Settings
 from rtx.topology import Role
+from rtx.topology.local import ask
 from rtx.topology.local_cluster import LocalCluster
 from rtx.wire import Caller
 
@@ -60,12 +62,30 @@ def shared_cluster() -> Iterator[SharedCluster]:
 
 
 @pytest.fixture
+def patient_drills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give nodes that are asked by `LocalCluster` 10 s, where a test freezes none of them.
+
+    On a busy machine they may need more than the usual second.
+    """
+    monkeypatch.setattr("rtx.topology.local_cluster.ask", partial(ask, timeout=10.0))
+
+
+@pytest.fixture
 async def cluster(shared_cluster: SharedCluster) -> AsyncIterator[LocalCluster]:
     """The cluster, sound at the beginning of the test."""
     await shared_cluster.repair()
     yield shared_cluster.cluster
     for server in shared_cluster.cluster.servers:
         server.kill(18)  # SIGCONT
+
+
+@pytest.fixture(autouse=True)
+async def quiet_loop() -> AsyncIterator[None]:
+    """Nothing may reach the loop's exception handler: no lost exception, no failing callback."""
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    yield
+    assert not said
 
 
 @pytest.fixture

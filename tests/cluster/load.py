@@ -1,4 +1,4 @@
-"""Writers that know what every reply must be."""
+"""Writers that know what every reply must be, and how late this machine was."""
 
 from __future__ import annotations
 
@@ -75,6 +75,100 @@ async def incrementing(
     finally:
         stop = True
         await asyncio.gather(*tasks)
+
+
+@dataclass
+class Echoes:
+    """What callers were told who sent words that no other call has."""
+
+    answered: int = 0
+    sure: int = 0
+    """Errors which say that the call was not carried out."""
+    unsure: int = 0
+    """Errors which say that it may have been."""
+
+
+@asynccontextmanager
+async def echoing(caller: Caller, keys: Sequence[str]) -> AsyncIterator[Echoes]:
+    """One caller for each key, whose node must answer each call with the call's own word."""
+    echoes = Echoes()
+    stop = False
+
+    async def one(key: str) -> None:
+        number = 0
+        while not stop:
+            number += 1
+            word = f"{key}:{number}"
+            try:
+                reply = await caller.call("EVAL", "return ARGV[1]", 1, key, word)
+            except Unavailable as error:
+                echoes.unsure += error.maybe_applied
+                echoes.sure += not error.maybe_applied
+                await asyncio.sleep(0.01)
+            else:
+                assert reply == word.encode(), f"{word} got the reply of another: {reply!r}"
+                echoes.answered += 1
+
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(one(key))
+        try:
+            yield echoes
+        finally:
+            stop = True
+
+
+class Lateness:
+    """How long this process could not run, by a task that wants to run every 5 ms."""
+
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []
+
+    def between(self, start: float, end: float) -> float:
+        """Seconds of a stretch of `time.monotonic` in which the task was late."""
+        return sum(late for at, late in self._late if start < at <= end + late)
+
+    def stretched(self, limit: float, start: float, end: float) -> float:
+        """A limit for what took from `start` to `end`, and for that on a machine as busy.
+
+        Several servers have to act one after the other, each of them as late as this process.
+        """
+        return limit + 5 * self.between(start, end)
+
+    async def _run(self) -> None:
+        while True:
+            due = time.monotonic() + 0.005
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            if now - due > 0.005:
+                self._late.append((now, now - due))
+
+
+@asynccontextmanager
+async def lateness() -> AsyncIterator[Lateness]:
+    """Watch this process for the time of the context."""
+    watched = Lateness()
+    watcher = asyncio.create_task(watched._run())
+    try:
+        yield watched
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def check_nothing_doubled(caller: Caller, ledgers: Sequence[Ledger]) -> int:
+    """No increment was carried out twice; how many acknowledged ones are lost.
+
+    A replica that takes over may not have the last writes of the primary that died.
+    """
+    values = await caller.call("MGET", *(ledger.key for ledger in ledgers))
+    assert isinstance(values, list)
+    lost = 0
+    for ledger, value in zip(ledgers, values, strict=True):
+        assert isinstance(value, bytes)
+        assert int(value) <= ledger.acknowledged + ledger.uncertain, ledger
+        lost += max(0, ledger.acknowledged - int(value))
+    return lost
 
 
 async def check_nothing_lost(caller: Caller, ledgers: Sequence[Ledger]) -> None:

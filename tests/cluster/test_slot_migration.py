@@ -16,6 +16,8 @@ from rtx.wire import Caller
 from tests.cluster.load import check_nothing_lost, incrementing
 from tests.conftest import eventually
 
+pytestmark = pytest.mark.usefixtures("patient_drills")
+
 
 def fill(number: int) -> Execution:
     return Execution(order_id=number, position_id=1, symbol="X", side="BUY", volume=1.0, price=1.0)

@@ -73,15 +73,17 @@ async def test_in_a_long_script_reads_come_from_the_database_and_the_rest_is_ret
                 lambda: layer.market_data.publish(rtx.Tick("EURUSD", bid=1.0, ask=2.0)),
                 lambda: layer.executions.publish(1, fill(1)),
                 lambda: layer.executions.history(1),
-                lambda: layer.limits.api.hit("user-7"),
             ):
                 with pytest.raises(ServerBusy) as busy:
                     await call()
                 assert busy.value.retryable
+            decision = await layer.limits.api.hit("user-7")
+            assert (decision.degraded, decision.reason) == (True, "server_busy")
             health = await layer.health()
             assert health.degraded
             assert "BUSY" in health.roles["cache"].error
-        assert await layer.limits.api.hit("user-7")
+        decision = await layer.limits.api.hit("user-7")
+        assert (decision.allowed, decision.degraded) == (True, False)
         assert (await layer.health()).ready
         assert layer.stats()["cache.accounts"]["invalidations_owed"] == 1
 

@@ -25,6 +25,7 @@ FILL = rtx.Execution(1, 2, "EURUSD", "BUY", 1.0, 1.1)
 ALERT = rtx.Alert("margin_call", "critical", "now")
 
 WORKS, UNAVAILABLE, WAITS = "works", "Unavailable", "waits"
+DEGRADED = "degraded"
 DATABASE = "from the database"
 OWED = "works, and is owed"
 
@@ -69,7 +70,9 @@ OPERATIONS: dict[str, tuple[Operation, str]] = {
     "prices.invalidate": (lambda layer, _: layer.prices.invalidate("GBPUSD"), OWED),
     "sessions.create": (lambda layer, _: layer.sessions.create("user-7", [1]), UNAVAILABLE),
     "sessions.get": (lambda layer, token: layer.sessions.get(token), UNAVAILABLE),
+    "sessions.of_user": (lambda layer, _: layer.sessions.of_user("user-7"), UNAVAILABLE),
     "sessions.revoke": (lambda layer, _: layer.sessions.revoke("no token"), UNAVAILABLE),
+    "sessions.revoke_all": (lambda layer, _: layer.sessions.revoke_all("user-7"), UNAVAILABLE),
     "market_data.publish": (lambda layer, _: layer.market_data.publish(TICK), UNAVAILABLE),
     "market_data.publish_many": (
         lambda layer, _: layer.market_data.publish_many([TICK, CROSSED]),
@@ -97,11 +100,11 @@ OPERATIONS: dict[str, tuple[Operation, str]] = {
     "alerts.publish": (lambda layer, _: layer.alerts.publish("system", ALERT), UNAVAILABLE),
     "alerts.history": (lambda layer, _: layer.alerts.history("system"), UNAVAILABLE),
     "alerts.subscribe": (lambda layer, _: confirmed(layer.alerts.subscribe("system")), WAITS),
-    "limits.hit": (lambda layer, _: layer.limits.api.hit("user-7"), UNAVAILABLE),
-    "limits.peek": (lambda layer, _: layer.limits.api.peek("user-7"), UNAVAILABLE),
+    "limits.hit": (lambda layer, _: layer.limits.api.hit("user-7"), DEGRADED),
+    "limits.peek": (lambda layer, _: layer.limits.api.peek("user-7"), DEGRADED),
     "limits.remaining": (lambda layer, _: layer.limits.api.remaining("user-7"), UNAVAILABLE),
     "limits.reset": (lambda layer, _: layer.limits.orders.reset(1), UNAVAILABLE),
-    "health": (lambda layer, _: layer.health(), "degraded"),
+    "health": (lambda layer, _: layer.health(), DEGRADED),
 }
 
 
@@ -131,8 +134,8 @@ async def outcome(layer: rtx.DataLayer, name: str, token: str) -> tuple[str, flo
     else:
         after = fallbacks(layer)
         what = WORKS
-        if isinstance(answer, rtx.Health):
-            what = "degraded" if answer.degraded else WORKS
+        if isinstance(answer, rtx.Health | rtx.Decision):
+            what = DEGRADED if answer.degraded else WORKS
         elif after.get(f"{cache}.fallbacks") != before.get(f"{cache}.fallbacks"):
             what = DATABASE
         elif after.get(f"{cache}.invalidations_owed") != before.get(f"{cache}.invalidations_owed"):
@@ -278,7 +281,11 @@ async def test_closing_without_a_server_ends_in_time(
         started = time.perf_counter()
     assert time.perf_counter() - started < 1.0
     ends = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(end, rtx.Unavailable | rtx.Gap) for end in ends), ends
+    price, hit, tick = ends
+    assert isinstance(price, rtx.Unavailable)
+    assert isinstance(hit, rtx.Decision)
+    assert hit.degraded
+    assert isinstance(tick, rtx.Unavailable | rtx.Gap)
     with pytest.raises(rtx.Unavailable):
         await layer.prices.get("EURUSD")
     assert asyncio.all_tasks() == before

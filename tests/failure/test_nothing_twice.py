@@ -34,8 +34,9 @@ async def test_a_call_that_timed_out_happened_once_or_not_at_all(
         own_server.kill(signal.SIGSTOP)
         hits = [layer.limits.api.hit("user-7") for _ in range(CALLS)]
         fills = [layer.executions.publish(1, fill(number)) for number in range(CALLS)]
-        errors = await asyncio.gather(*hits, *fills, return_exceptions=True)
-        for error in errors:
+        decisions = await asyncio.gather(*hits)
+        assert all(decision.degraded and decision.maybe_taken for decision in decisions)
+        for error in await asyncio.gather(*fills, return_exceptions=True):
             assert isinstance(error, rtx.Unavailable)
             assert error.maybe_applied
         own_server.kill(signal.SIGCONT)
@@ -67,23 +68,20 @@ async def test_a_call_whose_connection_was_cut_happened_once_or_not_at_all(
             await witness.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             results = await asyncio.gather(*calls, return_exceptions=True)
             await healthy(layer)
-            for kind, results_of_kind in (("hits", results[:CALLS]), ("fills", results[CALLS:])):
-                done = sum(not isinstance(one, BaseException) for one in results_of_kind)
-                unsure = sum(
-                    isinstance(one, rtx.Unavailable) and one.maybe_applied
-                    for one in results_of_kind
-                )
-                assert all(
-                    isinstance(one, rtx.Unavailable)
-                    for one in results_of_kind
-                    if isinstance(one, BaseException)
-                )
-                if kind == "hits":
-                    count = 100 - await layer.limits.api.remaining(round_)
-                else:
-                    count = (await layer.executions.history(round_, limit=0)).last.seq
-                assert done <= count <= done + unsure
-                lost += unsure
+            hits, fills = results[:CALLS], results[CALLS:]
+            assert all(isinstance(one, rtx.Decision) for one in hits)
+            done = sum(not one.degraded for one in hits)
+            unsure = sum(one.maybe_taken for one in hits)
+            taken = 100 - await layer.limits.api.remaining(round_)
+            assert done <= taken <= done + unsure
+            lost += unsure
+
+            errors = [one for one in fills if isinstance(one, BaseException)]
+            assert all(isinstance(one, rtx.Unavailable) for one in errors)
+            unsure = sum(one.maybe_applied for one in errors)
+            last = (await layer.executions.history(round_, limit=0)).last.seq
+            assert CALLS - len(errors) <= last <= CALLS - len(errors) + unsure
+            lost += unsure
         assert lost > 0
 
 
@@ -93,12 +91,13 @@ async def test_a_call_that_was_never_sent_says_so(
     async with rtx.open(brief) as layer:
         own_server.kill()
         await own_server.wait()
-        await asyncio.gather(layer.limits.api.hit(1), return_exceptions=True)
-        for call in (layer.limits.api.hit(1), layer.executions.publish(1, fill(1))):
-            with pytest.raises(rtx.Unavailable) as unavailable:
-                await call
-            assert not unavailable.value.maybe_applied
-            assert unavailable.value.retryable
+        await layer.limits.api.hit(1)
+        decision = await layer.limits.api.hit(1)
+        assert (decision.degraded, decision.maybe_taken) == (True, False)
+        with pytest.raises(rtx.Unavailable) as unavailable:
+            await layer.executions.publish(1, fill(1))
+        assert not unavailable.value.maybe_applied
+        assert unavailable.value.retryable
 
 
 async def test_a_subscriber_on_a_frozen_server_is_told_and_goes_on_after_the_thaw(

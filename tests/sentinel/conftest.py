@@ -37,13 +37,6 @@ async def group() -> AsyncIterator[LocalSentinels]:
 
 
 @pytest.fixture
-async def quick_group() -> AsyncIterator[LocalSentinels]:
-    """The same with a down-after of 1 s, for which the limits of an outage are stated."""
-    async with LocalSentinels(down_after=1.0) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def small_group() -> AsyncIterator[LocalSentinels]:
     """One primary, one replica and one sentinel, for what needs no automatic failover."""
     async with LocalSentinels(replicas=1, sentinels=1) as opened:

@@ -28,8 +28,9 @@ T = TypeVar("T")
 SLACK = 3.0
 """A loaded machine of two cores may take this many times what an idle one is allowed."""
 
-AFTER_THE_SWITCH = 0.3
-WHOLE_OUTAGE = 3.0
+AFTER_THE_PROMOTION = 0.3
+WHOLE_OUTAGE = {1.0: 3.0, 5.0: 7.5}
+"""Seconds without a write or message, by the sentinels' down-after."""
 PLANNED_OUTAGE = 1.5
 SYMBOL = "EURUSD"
 
@@ -198,15 +199,12 @@ class Load:
         return sum(1 for when in self.heard_at if when > moment)
 
     def first_after(self, moment: float) -> float:
-        """Seconds from a moment to the first write that was begun and acknowledged after it."""
-        return (
-            min(
-                acked
-                for key, acked in self.sets.acked.items()
-                if acked > moment and self.sets.sent[key] > moment - AFTER_THE_SWITCH
-            )
-            - moment
-        )
+        """Seconds from a moment to the first write that was acknowledged after it."""
+        return min(acked for acked in self.sets.acked.values() if acked > moment) - moment
+
+    def silence(self, moment: float) -> float:
+        """The longest time from a moment on in which the subscriber got nothing, in seconds."""
+        return longest([when for when in self.heard_at if when > moment])
 
     async def check(self, primary: ServerProcess, *, db: int = 0) -> tuple[int, int]:
         """Read everything back from a primary; how many acknowledged writes are lost: SET, INCR."""
@@ -252,34 +250,3 @@ class Load:
 def longest(times: list[float]) -> float:
     ordered = sorted(times)
     return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
-
-
-@asynccontextmanager
-async def announcements(group: LocalSentinels) -> AsyncIterator[list[float]]:
-    """When redis-py heard each `+switch-master`, from any of the sentinels."""
-    heard: list[float] = []
-
-    async def listen(port: int, ready: asyncio.Event) -> None:
-        async with (
-            redis_py.Redis(port=port) as witness,
-            witness.pubsub() as channels,
-        ):
-            await channels.subscribe("+switch-master")
-            async for message in channels.listen():
-                ready.set()
-                if message["type"] == "message":
-                    heard.append(time.monotonic())
-
-    flags = [asyncio.Event() for _ in group.sentinels]
-    tasks = [
-        asyncio.create_task(listen(sentinel.port, flag))
-        for sentinel, flag in zip(group.sentinels, flags, strict=True)
-    ]
-    for flag in flags:
-        await flag.wait()
-    try:
-        yield heard
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,21 +10,19 @@ import pytest
 import redis.asyncio as redis_py
 
 import rtx
-from rtx import urls
 from rtx.errors import ConnectFailed, NotWritable
 from rtx.settings import PoolSettings, Settings
-from rtx.topology.base import Manner
+from rtx.topology import Role
 from rtx.topology.local import SERVICE, LocalSentinels
 from rtx.topology.process import ServerProcess
 from rtx.topology.sentinel import SentinelTopology
+from rtx.topology.sentinel_words import Word
 from rtx.urls import Address
-from rtx.wire.replies import Reply
 from tests.conftest import eventually
 from tests.sentinel.load import SLACK, client_of, pool_of, topology_of
+from tests.sentinel.watching import Lateness
 
 pytestmark = pytest.mark.timeout(60)
-
-# --- no sentinel to be heard ----------------------------------------------------------------
 
 
 async def demote(group: LocalSentinels) -> ServerProcess:
@@ -56,6 +54,29 @@ async def test_a_read_only_reply_refuses_the_call_and_retires_the_connection(
         assert time.monotonic() - started < pool_settings.connect_timeout * SLACK
         async with client_of(former) as witness:
             assert not await witness.exists("after")
+
+
+async def test_one_read_only_reply_makes_every_connection_leave_at_once(
+    small_group: LocalSentinels,
+) -> None:
+    late = Lateness()
+    async with (
+        rtx.open(Settings.load(url=small_group.url)) as layer,
+        layer.market_data.subscribe("EURUSD") as ticks,
+        late.measured(),
+    ):
+        await ticks.ready()
+        pools = [pool_of(layer, role) for role in Role]
+        await eventually(lambda: all(pool.stats.connections == 10 for pool in pools))
+        await demote(small_group)
+        with pytest.raises(NotWritable):
+            await pools[0].call("SET", "after", "1")
+        refused = time.monotonic()
+        await eventually(lambda: not any(pool.stats.connections for pool in pools), every=0.001)
+        await eventually(lambda: layer.hub.down is not None, every=0.001)
+        took = time.monotonic() - refused
+        print(f"30 connections and the subscriber left {took * 1000:.0f} ms after the reply")
+        assert took < 0.1 + late.seconds
 
 
 async def test_an_idle_layer_notices_within_two_seconds(small_group: LocalSentinels) -> None:
@@ -104,6 +125,14 @@ async def works(layer: rtx.DataLayer, tick: rtx.Tick) -> bool:
     return layer.hub.down is None
 
 
+def said(topology: SentinelTopology, group: LocalSentinels) -> Word:
+    """What the one sentinel of the group said last."""
+    [sentinel] = group.sentinels
+    word = topology._council.said_by(Address("127.0.0.1", sentinel.port))
+    assert word is not None
+    return word
+
+
 async def test_sentinels_that_were_set_up_anew_are_believed_once_the_primary_is_silent(
     small_group: LocalSentinels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +142,7 @@ async def test_sentinels_that_were_set_up_anew_are_believed_once_the_primary_is_
         topology = topology_of(layer)
         await small_group.failover()
         await eventually(lambda: topology.switches == 1)
+        await small_group.settled()
         port = small_group.sentinels[0].port
         async with client_of(first) as witness:
             await witness.replicaof("NO", "ONE")
@@ -122,7 +152,7 @@ async def test_sentinels_that_were_set_up_anew_are_believed_once_the_primary_is_
                 "SENTINEL", "MONITOR", SERVICE, "127.0.0.1", first.port, 1
             )
         # Their epoch is 0 now: while the primary answers it is not left for that.
-        await eventually(lambda: [word.epoch for word in topology._words.values()] == [0])
+        await eventually(lambda: said(topology, small_group).epoch == 0)
         await asyncio.sleep(1.0)
         assert topology.switches == 1
         second.kill()
@@ -131,85 +161,3 @@ async def test_sentinels_that_were_set_up_anew_are_believed_once_the_primary_is_
         assert await pool_of(layer).call("SET", "after", "1") == b"OK"
         async with client_of(first) as witness:
             assert await witness.get("after") == "1"
-
-
-# --- what counts of what they say -----------------------------------------------------------
-
-SENTINELS = tuple(Address("127.0.0.1", port) for port in (1, 2, 3))
-A, B, C = (Address("10.0.0.1", port) for port in (10, 11, 12))
-
-
-@pytest.fixture
-async def topology() -> SentinelTopology:
-    """Not opened: the tests say what it hears."""
-    return SentinelTopology(urls.Sentinel(SENTINELS, "trading-redis"), Manner(PoolSettings()))
-
-
-def says(address: Address, epoch: int) -> dict[Reply, Reply]:
-    return {
-        b"ip": address.host.encode(),
-        b"port": str(address.port).encode(),
-        b"config-epoch": str(epoch).encode(),
-    }
-
-
-async def test_the_newest_epoch_counts_and_a_sentinel_that_lags_cannot_lead_back(
-    topology: SentinelTopology,
-) -> None:
-    told: list[Address | None] = []
-    topology.on_change(lambda: told.append(topology.primary))
-    for sentinel in SENTINELS:
-        topology._hear(sentinel, says(A, 4))
-    assert topology.primary == A
-    assert topology.switches == 0
-    topology._hear(SENTINELS[0], says(B, 5))
-    for _ in range(3):
-        topology._hear(SENTINELS[1], says(A, 4))
-        topology._hear(SENTINELS[2], says(A, 4))
-    assert topology.primary == B
-    topology._hear(SENTINELS[1], says(B, 5))
-    assert topology.primary == B
-    assert topology.switches == 1
-    assert told == [A, B]
-
-
-async def test_a_newer_epoch_of_the_same_primary_is_no_change(topology: SentinelTopology) -> None:
-    topology._hear(SENTINELS[0], says(A, 4))
-    topology._hear(SENTINELS[0], says(A, 6))
-    topology._hear(SENTINELS[1], says(B, 5))
-    assert topology.primary == A
-    assert topology.switches == 0
-
-
-async def test_a_primary_that_denies_being_one_is_overruled_by_most_sentinels(
-    topology: SentinelTopology,
-) -> None:
-    topology._hear(SENTINELS[0], says(A, 9))
-    topology._denied = topology._known
-    topology._hear(SENTINELS[1], says(B, 2))
-    assert topology.primary == A  # one of three is not most
-    topology._hear(SENTINELS[2], says(C, 2))
-    assert topology.primary == A
-    topology._hear(SENTINELS[2], says(B, 2))
-    assert topology.primary == B
-    topology._hear(SENTINELS[0], says(A, 9))
-    assert topology.primary == B  # what was denied once is not believed from one who repeats it
-    topology._hear(SENTINELS[0], says(A, 10))
-    assert topology.primary == A
-
-
-async def test_sentinels_that_went_silent_do_not_count_as_most(topology: SentinelTopology) -> None:
-    for sentinel in SENTINELS[:2]:
-        topology._hear(sentinel, says(B, 2))
-    topology._hear(SENTINELS[2], says(A, 9))
-    topology._denied = topology._known
-    topology._words.pop(SENTINELS[0])
-    topology._hear(SENTINELS[1], says(B, 2))
-    assert topology.primary == A
-
-
-async def test_an_answer_that_is_no_answer_changes_nothing(topology: SentinelTopology) -> None:
-    topology._hear(SENTINELS[0], says(A, 1))
-    topology._hear(SENTINELS[0], None)
-    topology._hear(SENTINELS[0], [b"10.0.0.1"])
-    assert topology.primary == A

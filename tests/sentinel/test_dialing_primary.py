@@ -13,9 +13,9 @@ from rtx.errors import ConnectFailed
 from rtx.settings import PoolSettings
 from rtx.topology.base import Manner
 from rtx.topology.sentinel import SentinelTopology
+from rtx.topology.sentinel_words import Word
 from rtx.urls import Address
 from rtx.wire import Connection
-from rtx.wire.replies import Reply
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -54,16 +54,8 @@ def knowing(address: Address, patience: float = 3.0) -> SentinelTopology:
     """A topology that is not opened: the tests say what it hears."""
     location = urls.Sentinel((SENTINEL,), "trading-redis")
     topology = SentinelTopology(location, Manner(PoolSettings(connect_timeout=patience)))
-    topology._hear(SENTINEL, says(address, 1))
+    topology._hear(SENTINEL, Word(1, address))
     return topology
-
-
-def says(address: Address, epoch: int) -> dict[Reply, Reply]:
-    return {
-        b"ip": address.host.encode(),
-        b"port": str(address.port).encode(),
-        b"config-epoch": str(epoch).encode(),
-    }
 
 
 async def test_whoever_gets_a_connection_is_told_when_it_ends() -> None:
@@ -92,7 +84,7 @@ async def test_a_switch_ends_a_dial_to_a_primary_that_does_not_answer() -> None:
         topology = knowing(frozen)
         dialing = asyncio.create_task(topology.dial(0, lambda _: None))
         await asked.wait()
-        topology._hear(SENTINEL, says(live, 2))
+        topology._hear(SENTINEL, Word(2, live))
         connection = await dialing
         assert connection.address == live
         await connection.close()
@@ -109,7 +101,7 @@ async def test_a_switch_between_the_last_check_and_the_handover_is_noticed() -> 
             while not topology._live:
                 await asyncio.sleep(0)
             seen.extend(topology._live)
-            topology._hear(SENTINEL, says(Address("127.0.0.1", 1), 2))
+            topology._hear(SENTINEL, Word(2, Address("127.0.0.1", 1)))
 
         switching = asyncio.create_task(switch_at_once())
         with pytest.raises(ConnectFailed):  # rather than a connection that has ended already

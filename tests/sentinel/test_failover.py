@@ -17,73 +17,83 @@ from rtx.topology.local import LocalSentinels
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 from tests.sentinel.load import (
-    AFTER_THE_SWITCH,
+    AFTER_THE_PROMOTION,
     PLANNED_OUTAGE,
     SLACK,
     WHOLE_OUTAGE,
     Load,
-    announcements,
     client_of,
     clients_on,
-    longest,
     primary_by_all,
     topology_of,
 )
+from tests.sentinel.watching import Failover, Lateness
 
 pytestmark = pytest.mark.timeout(120)
 
 
-def report(what: str, load: Load, struck: float, announced: list[float]) -> None:
-    silence = longest([when for when in load.heard_at if when > struck - 1])
+def report(what: str, load: Load, struck: float, failover: Failover, late: Lateness) -> None:
+    promoted = failover.promoted
     print(
-        f"{what}: +switch-master after {min(announced) - struck:.2f} s, own switch "
-        f"{(load.switched[0] - min(announced)) * 1000:+.1f} ms from it, first write "
-        f"{load.first_after(min(announced)) * 1000:.0f} ms after it; writes out for "
-        f"{load.outage:.2f} s, subscriber silent for {silence:.2f} s, slowest call "
-        f"{load.slowest:.2f} s; {len(load.sets.acked)} of {len(load.sets.sent)} SETs acknowledged, "
-        f"errors {dict(load.errors)}, gaps {[gap.cause for gap in load.gaps]}"
+        f"{what}: promoted after {promoted - struck:.2f} s, own switch "
+        f"{(load.switched[0] - promoted) * 1000:+.0f} ms from it, first write "
+        f"{load.first_after(promoted) * 1000:.0f} ms after it, +switch-master "
+        f"{(min(failover.announcements) - promoted) * 1000:.0f} ms after it; writes out for "
+        f"{load.outage:.2f} s, subscriber silent for {load.silence(struck - 1):.2f} s, slowest "
+        f"call {load.slowest:.2f} s; the machine {late.seconds:.2f} s late; "
+        f"{len(load.sets.acked)} of {len(load.sets.sent)} SETs acknowledged, errors "
+        f"{dict(load.errors)}, gaps {[gap.cause for gap in load.gaps]}"
     )
 
 
-async def recovered(load: Load) -> None:
-    """Return when the switch has been made, and both writers and subscriber have gone on."""
-    await eventually(lambda: load.switched, within=WHOLE_OUTAGE * SLACK)
+async def recovered(load: Load, failover: Failover, within: float) -> None:
+    """Return when both writers and subscriber have gone on, and the sentinels have told it."""
+    await eventually(lambda: load.switched, within=within)
     moment = load.switched[0]
     await eventually(lambda: load.acked_since(moment) > 50 and load.heard_since(moment) > 5)
+    await eventually(lambda: failover.announcements)
 
 
-async def test_a_killed_primary_is_replaced_under_load(
-    quick_group: LocalSentinels,
-) -> None:
-    group = quick_group
-    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+DOWN_AFTER = [1.0, pytest.param(5.0, marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("down_after", DOWN_AFTER)
+async def test_a_killed_primary_is_replaced_under_load(down_after: float) -> None:
+    failover, late = Failover(), Lateness()
+    async with (
+        LocalSentinels(down_after=down_after) as group,
+        rtx.open(Settings.load(url=group.url)) as layer,
+        failover.watched(group),
+    ):
         load = Load(layer)
-        async with load.running():
+        async with load.running(), late.measured():
             old = await group.primary()
             struck = time.monotonic()
             old.kill()
-            await recovered(load)
-        report("kill -9, down-after 1 s", load, struck, announced)
+            await recovered(load, failover, WHOLE_OUTAGE[down_after] * SLACK)
+        report(f"kill -9, down-after {down_after:g} s", load, struck, failover, late)
         lost = await load.check(await primary_by_all(group, but=old))
         print(f"acknowledged but lost with the primary: {lost[0]} SETs, {lost[1]} INCRs")
-        assert load.first_after(min(announced)) < AFTER_THE_SWITCH * SLACK
-        assert load.outage < WHOLE_OUTAGE * SLACK
-        assert load.slowest < WHOLE_OUTAGE * SLACK
+        check_times(load, struck, failover, WHOLE_OUTAGE[down_after], late)
         assert load.gaps
         assert topology_of(layer).switches >= 1
 
 
-async def test_a_frozen_primary_is_left_and_never_written_to_again(
-    quick_group: LocalSentinels,
-) -> None:
-    group = quick_group
-    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+@pytest.mark.parametrize("down_after", DOWN_AFTER)
+async def test_a_frozen_primary_is_left_and_never_written_to_again(down_after: float) -> None:
+    failover, late = Failover(), Lateness()
+    async with (
+        LocalSentinels(down_after=down_after) as group,
+        rtx.open(Settings.load(url=group.url)) as layer,
+        failover.watched(group),
+    ):
         load = Load(layer)
         async with load.running():
             old = await group.primary()
-            struck = time.monotonic()
-            old.kill(signal.SIGSTOP)
-            await recovered(load)
+            async with late.measured():
+                struck = time.monotonic()
+                old.kill(signal.SIGSTOP)
+                await recovered(load, failover, WHOLE_OUTAGE[down_after] * SLACK)
             new = await primary_by_all(group, but=old)
             old.kill(signal.SIGCONT)
             # For about ten seconds it takes itself for the primary, until a sentinel corrects it.
@@ -92,14 +102,21 @@ async def test_a_frozen_primary_is_left_and_never_written_to_again(
             while not stray and load.acked_since(thawed) < 300:
                 stray = await written_since(old, load, load.switched[0])
             await eventually(lambda: none_on(old))
-        report("SIGSTOP, down-after 1 s", load, struck, announced)
+        report(f"SIGSTOP, down-after {down_after:g} s", load, struck, failover, late)
         lost = await load.check(new)
         print(f"acknowledged but lost with the primary: {lost[0]} SETs, {lost[1]} INCRs")
         assert not stray
-        assert load.first_after(min(announced)) < AFTER_THE_SWITCH * SLACK
-        assert load.outage < WHOLE_OUTAGE * SLACK
+        check_times(load, struck, failover, WHOLE_OUTAGE[down_after], late)
         assert load.gaps
         assert topology_of(layer).switches >= 1
+
+
+def check_times(
+    load: Load, struck: float, failover: Failover, whole: float, late: Lateness
+) -> None:
+    assert load.first_after(failover.promoted) < AFTER_THE_PROMOTION + late.seconds
+    assert load.outage < whole + late.seconds
+    assert load.silence(struck - 1) < whole + late.seconds
 
 
 async def written_since(server: ServerProcess, load: Load, moment: float) -> set[str]:
@@ -115,17 +132,18 @@ async def written_since(server: ServerProcess, load: Load, moment: float) -> set
 async def test_a_planned_failover_loses_nothing_that_was_acknowledged(
     group: LocalSentinels,
 ) -> None:
-    async with rtx.open(Settings.load(url=group.url)) as layer, announcements(group) as announced:
+    failover, late = Failover(), Lateness()
+    async with rtx.open(Settings.load(url=group.url)) as layer, failover.watched(group):
         load = Load(layer)
-        async with load.running():
+        async with load.running(), late.measured():
             old = await group.primary()
             struck = time.monotonic()
             await group.failover()
-            await recovered(load)
+            await recovered(load, failover, PLANNED_OUTAGE * SLACK)
             await eventually(lambda: none_on(old))
-        report("planned", load, struck, announced)
+        report("planned", load, struck, failover, late)
         assert await load.check(await primary_by_all(group, but=old)) == (0, 0)
-        assert load.outage < PLANNED_OUTAGE * SLACK
+        check_times(load, struck, failover, PLANNED_OUTAGE, late)
         assert load.gaps
 
 

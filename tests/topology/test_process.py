@@ -108,12 +108,12 @@ async def test_a_server_with_much_to_load_is_ready_only_when_it_has_loaded_it(
     await connection.close()
     await server.stop()
 
-    # While it loads it answers after every 1,024 commands, here about every 0.25 s.
-    monkeypatch.setattr(process, "_READY_WITHIN", 0.8)
-    slow = ServerProcess(tmp_path, config={**config, "key-load-delay": "200"})
+    # While it loads it answers after every 1,024 commands, here about every 0.5 s.
+    monkeypatch.setattr(process, "_READY_WITHIN", 1.6)
+    slow = ServerProcess(tmp_path, config={**config, "key-load-delay": "400"})
     started = time.monotonic()
     await slow.start()
-    assert time.monotonic() - started > 0.8
+    assert time.monotonic() - started > 1.6
     connection = await Connection.dial(slow.local, ConnectOptions())
     assert await connection.call("GET", "key3999") == b"3999"
     await connection.close()

@@ -164,11 +164,11 @@ async def test_each_role_logs_in_as_a_user_of_its_own(own_server: ServerProcess)
     common = ["+hello", "+auth", "+ping", "+client|setname", "+select", "resetchannels"]
     async with redis_py.Redis(port=own_server.port) as admin:
         for name, rules in {
-            "cache": ["~price:*", "+get", "+mget", "+set", "+del"],
+            "cache": ["~price:*", "+get", "+mget", "+set", "+del", "+eval", "+evalsha"],
             "pubsub": ["&market_data:*", "+publish", "+subscribe", "+unsubscribe"],
             "limits": [
-                *("~ratelimit:*", "+evalsha", "+eval", "+time", "+llen", "+lindex"),
-                *("+rpush", "+ltrim", "+pexpire", "+del"),
+                *("~ratelimit:*", "+evalsha", "+eval", "+time", "+getrange", "+append"),
+                *("+psetex", "+setrange", "+pexpire", "+del", "+hget", "+hgetall"),
             ],
         }.items():
             user = ["reset", "on", f">{name}-pw", *common, *rules]

@@ -20,13 +20,6 @@ def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
     return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" not in config.option.markexpr:
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes; run it with -m soak"))
-
-
 @pytest.fixture
 def address(shared_server: str) -> Address:
     """Where the shared server listens."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import hiredis
 
 from rtx.urls import Address
+from tests.wire.listener import Listener
 
 _CHUNK = 65536
 
@@ -58,31 +59,25 @@ class Proxy:
         """Bytes that came from the server."""
         self._thawed = asyncio.Event()
         self._thawed.set()
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._accept)
         self._links: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
         await self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
         self.cut_all()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.end()
 
     async def listen(self) -> None:
         """Accept connections, at the same port as before if there was one."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.address.port)
-        self.address = Address("127.0.0.1", self._server.sockets[0].getsockname()[1])
+        self._listener.open()
+        self.address = Address("127.0.0.1", self._listener.port)
 
     async def refuse(self) -> None:
         """Take no more connections; those that are open stay."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self._listener.close()
 
     def freeze(self) -> None:
         """Hand on nothing in either direction, without closing anything."""
@@ -100,18 +95,15 @@ class Proxy:
                 _cut(server, reset)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._links[writer] = None
         self.accepted += 1
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        try:
             await self._link(reader, writer, self.faults())
-        server = self._links.pop(writer)
-        for end in (writer, server):
-            if end is not None:
-                end.transport.abort()
-        self._tasks.discard(task)
+        finally:
+            server = self._links.pop(writer)
+            for end in (writer, server):
+                if end is not None:
+                    end.transport.abort()
 
     async def _link(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: Faults
@@ -148,6 +140,8 @@ class Proxy:
                 data = data[: max(0, faults.black_hole_after - passed)]
             if faults.cut_requests_after is not None:
                 data = data[: faults.cut_requests_after - passed]
+            if writer.is_closing():
+                return
             writer.write(data)
             passed += len(data)
             if passed == faults.cut_requests_after:
@@ -169,6 +163,8 @@ class Proxy:
                 await self._thawed.wait()
                 if faults.delay:
                     await asyncio.sleep(faults.delay)
+                if writer.is_closing():
+                    return
                 writer.write(data[start : start + faults.slice])
                 await asyncio.sleep(0)
             if passed == limit:
@@ -217,6 +213,11 @@ class Peer:
             assert (await self.command())[0] == b"SELECT"
             self.send(b"+OK\r\n")
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client has hung up, as far as is known."""
+        return self._writer.is_closing()
+
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
@@ -241,31 +242,22 @@ class Peer:
 @asynccontextmanager
 async def scripted(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[Address]:
     """A server that runs `script` for each connection; closes it where the script ends."""
-    tasks: set[asyncio.Task[None]] = set()
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         try:
             await script(Peer(reader, writer))
             await writer.drain()
-        except (OSError, EOFError, asyncio.CancelledError):
+        except (OSError, EOFError):
             pass
-        except BaseException as error:
+        except Exception as error:
             failures.append(error)
-        finally:
-            tasks.discard(task)
-            writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    listener = Listener(accept)
+    listener.open()
     try:
-        yield Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        yield Address("127.0.0.1", listener.port)
     finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await listener.end()
         if failures:
             raise failures[0]

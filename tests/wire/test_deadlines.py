@@ -55,7 +55,7 @@ async def test_a_connection_black_holed_with_calls_waiting_is_given_up(
             error = await outcome(call, 0.5)
             assert isinstance(error, ConnectionLost)
             assert error.maybe_applied
-            assert "silent for" in str(error)
+            assert "frozen or cut off" in str(error)
         assert connection.error is not None
 
 

@@ -23,13 +23,13 @@ for command, summary in (
     (demo.demo, "Everything on this machine, with a live page."),
     (serve.serve, "HTTP, WebSocket, SSE and the live page."),
     (feed.feed, "Bring prices in: simulated, a file, OANDA, an exchange."),
-    (server.server, "Start a local server."),
     (watch.watch, "Live prices in the terminal."),
     (tail.tail, "Executions and alerts of an account."),
     (doctor.doctor, "Say what is wrong with the servers, and the fix."),
     (bench.bench, "Measure the servers, use by use."),
 ):
     app.command(command.__name__, short_help=summary)(command)
+app.add_typer(server.app, name="server", short_help="Start a local server; fail over a real one.")
 app.add_typer(config.app, name="config")
 
 

@@ -1,4 +1,4 @@
-"""`rtx server`: a local server to play with or to test against."""
+"""`rtx server`: a local server to play with or to test against, and planned failovers of others."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from rtx.cli import terminal
+from rtx.cli.failover import failover
 from rtx.cli.running import run
 from rtx.errors import ConnectFailed, SettingsError
 from rtx.topology.embedded import claim_directory
@@ -23,6 +24,13 @@ from rtx.topology.local_cluster import LocalCluster
 from rtx.topology.process import ServerProcess, free_port
 
 _DEFAULT_PORT = 6379
+
+app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("failover", short_help="Have a replica take the primary's place.")(failover)
 
 
 class Layout(StrEnum):
@@ -33,7 +41,9 @@ class Layout(StrEnum):
     CLUSTER = "cluster"
 
 
+@app.callback()
 def server(
+    context: typer.Context,
     topology: Annotated[Layout, typer.Option(help="What to start.")] = Layout.STANDALONE,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they go with the server.")
@@ -43,7 +53,7 @@ def server(
         typer.Option(min=0, max=65535, help="Port on 127.0.0.1, 6379; 0 takes a free one."),
     ] = None,
 ) -> None:
-    """Start a local server, print its URL, and stop it with Ctrl-C.
+    """Start a local server, print its URL, and stop it with Ctrl-C; or see COMMAND.
 
     It listens on this machine only and has no password. With --directory its data are on disk,
     synced every second, and are there again at the next start. With --topology sentinel it is a
@@ -56,7 +66,10 @@ def server(
       rtx server --port 0 --directory ./data
       rtx server --topology sentinel
     """
-
+    if context.invoked_subcommand is not None:
+        if topology is not Layout.STANDALONE or directory is not None or port is not None:
+            raise typer.BadParameter("the options of `rtx server` start servers; leave them out")
+        return
     if topology is not Layout.STANDALONE and (directory is not None or port is not None):
         raise typer.BadParameter(f"--topology {topology} takes free ports and keeps no data")
 

@@ -58,6 +58,21 @@ _COMMENTS = {
     "ttl.positions": "open positions: positions:{account}",
     "ttl.symbol": "terms of trade: symbol:{symbol}",
     "ttl.session": "logins of the gateway: session:{token}",
+    "reads": "which servers answer plain reads of the caches",
+    "reads.cache_from": '"replica": one that is near enough to its primary, where the URL is that '
+    "of sentinels or of a cluster",
+    "reads.max_lag": "how old an answer of a replica may be",
+    "cache": "how caches read, fill and fall back to the database",
+    "cache.read_timeout": "the server's time to answer what the database could answer too",
+    "cache.absent_ttl": "an id that the database does not have is known to be absent this long",
+    "cache.lease": "who died while reading the database for all is replaced after this long",
+    "cache.max_loads": "reads of the database at once, for each kind of value",
+    "cache.near": 'caches kept decoded in this process: "accounts", "positions", "symbols"',
+    "cache.near_bytes": "memory of what is kept near, about",
+    "cache.stale_if_error": '["symbols"]: specs last seen are served while all is away',
+    "sessions": "when logins of the gateway end by themselves",
+    "sessions.expiry": '"fixed": ttl.session after the login; "sliding": after the last use',
+    "sessions.max_age": "sliding: the latest end, counted from the login",
     "channels": "market data, executions and alerts",
     "channels.log_size": "executions, or alerts, kept per account for subscribers who were away",
     "channels.log_ttl": "a log is dropped this long after its last message",
@@ -66,6 +81,14 @@ _COMMENTS = {
     "limits": "rate limits: at most `limit` hits in any window of `per`; names of your own too",
     "limits.limit": "hits allowed in a window",
     "limits.per": "the window",
+    "limits.algorithm": '"sliding_log" is exact; "sliding_counter", two numbers a key, is for '
+    "very high limits",
+    "limits.when_down": 'while the server is away: "closed" denies, "open" allows, "local" counts '
+    "in this process",
+    "limiter": "what all rate limits share",
+    "limiter.deadline": "the server's time to decide a hit; after it `when_down` does",
+    "limiter.processes": 'processes that share the limits, for `when_down = "local"`',
+    "limiter.local_for": "how long `local` counts before it is closed",
     "gateway": "HTTP, WebSocket and SSE for clients that do not speak Redis",
     "gateway.host": "address to listen on; 0.0.0.0 is all of this machine",
     "gateway.port": "port to listen on; 0 takes a free one",
@@ -131,7 +154,9 @@ def _comment(text: str) -> list[str]:
 def _limits(limits: Mapping[str, LimitSettings]) -> Iterator[str]:
     for name, limit in limits.items():
         yield f"[limits.{name}]"
-        yield from (f"{field} = {_toml(getattr(limit, field))}" for field in ("limit", "per"))
+        yield from (
+            f"{field} = {_toml(getattr(limit, field))}" for field in LimitSettings.model_fields
+        )
 
 
 def _toml(value: object) -> str:
@@ -139,6 +164,8 @@ def _toml(value: object) -> str:
         value = value.get_secret_value()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{value:_}" if isinstance(value, int) and value >= 10_000 else f"{value}"

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from rtx import urls
 from rtx.errors import ServerError
-from rtx.settings import PoolSettings
+from rtx.settings import PoolSettings, Settings
 from rtx.urls import NO_CREDENTIALS, Credentials
 from rtx.wire.connection import Connection, OnPush
 from rtx.wire.options import ConnectOptions
@@ -46,6 +47,16 @@ class Manner:
     tls: ssl.SSLContext | None = None
     sentinel_credentials: Credentials = NO_CREDENTIALS
 
+    @classmethod
+    def of(cls, settings: Settings, location: urls.Location) -> Manner:
+        """The manner for one location; raises `SettingsError` when a file cannot be read."""
+        return cls(
+            settings.pool,
+            settings.client_name,
+            None if isinstance(location, urls.Embedded) else settings.tls.context(),
+            settings.sentinel_login.credentials,
+        )
+
     def options(
         self,
         credentials: Credentials,
@@ -65,7 +76,8 @@ class Manner:
             connect_timeout=pool.connect_timeout,
             # A call waits in the write buffer and then for its reply: one clock for both.
             read_timeout=liveness or min(pool.read_timeout, pool.write_timeout),
-            heartbeat=liveness or 1.0,
+            # Asked every half of it and given all of it, a death is noticed within 1.5 of it.
+            heartbeat=liveness / 2 if liveness else 1.0,
             max_in_flight=pool.max_in_flight,
             max_reply=pool.max_reply,
             leave_if_readonly=leave_if_readonly,
@@ -115,8 +127,9 @@ class Topology(Protocol):
     ) -> Connection:
         """Open a connection to the node that takes writes, with database `db` selected.
 
-        `liveness` (seconds) is how often a silent connection is asked whether it lives, and how
-        long it may take to answer; by default 1 s and `read_timeout`.
+        `liveness` (seconds) is how long a connection may take to answer when it is asked whether it
+        lives, which it is twice in that time: a death is noticed within 1.5 of it. By default it is
+        asked every second and has `read_timeout` to answer.
         """
 
     def on_change(self, told: Callable[[], None]) -> None:

@@ -74,6 +74,15 @@ class ClusterTopology:
         return self._owners
 
     @property
+    def replicas(self) -> set[Address]:
+        """All replicas that the nodes name."""
+        return self._map.replicas
+
+    def replicas_of(self, primary: Address) -> list[Address]:
+        """The replicas of a primary, as far as the nodes name them."""
+        return [replica for owner, replica in self._map.links if owner == primary]
+
+    @property
     def trouble(self) -> str:
         """What is wrong with the cluster as a whole; empty when nothing is."""
         missing = self._owners.count(None)

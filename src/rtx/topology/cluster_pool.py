@@ -228,14 +228,25 @@ class ClusterCaller:
         self, *args: Argument, idempotent: bool = False, timeout: float | None = None
     ) -> Reply:
         """See `Caller`; `max_retries` is for what was sent."""
+        if timeout is None:
+            return await self._execute(args, idempotent, None)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._execute(args, idempotent, timeout)
+        except TimeoutError:
+            raise _too_late() from None
+
+    async def _execute(
+        self, args: tuple[Argument, ...], idempotent: bool, timeout: float | None
+    ) -> Reply:
         for _ in range(self._settings.max_retries):
             try:
-                return await self.call(*args, timeout=timeout)
+                return await self._call(args, timeout)
             except ConnectionLost as error:
                 if not (error.maybe_applied and idempotent):
                     raise
                 self.errands.retries += 1
-        return await self.call(*args, timeout=timeout)
+        return await self._call(args, timeout)
 
     # --- batches ---------------------------------------------------------------------------
 

@@ -67,15 +67,16 @@ def _view(info: Reply, slots: Reply, asked: Address) -> View:
         raise ConnectFailed(f"{asked} answered CLUSTER SLOTS with something else")
     facts = dict(line.partition(":")[::2] for line in info.decode("utf-8", "replace").split("\r\n"))
     ranges: list[SlotRange] = []
-    replicas: set[Address] = set()
+    links: set[tuple[Address, Address]] = set()
     for item in slots:
         match item:
             case [int(first), int(last), primary, *others]:
                 if address := _address(primary, asked):
                     ranges.append(SlotRange(first, last, address))
-                replicas.update(found for other in others if (found := _address(other, asked)))
+                    found = (_address(other, asked) for other in others)
+                    links.update((address, replica) for replica in found if replica)
     return View(
-        SlotMap.of(_joined(ranges), replicas),
+        SlotMap.of(_joined(ranges), links),
         int(facts.get("cluster_current_epoch", "0")),
         facts.get("cluster_state") == "ok",
     )

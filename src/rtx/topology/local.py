@@ -13,6 +13,7 @@ from typing import Self
 
 from rtx.errors import ConnectFailed, RtxError
 from rtx.topology.process import SentinelProcess, ServerProcess
+from rtx.topology.standing import standing_of
 from rtx.urls import Address
 from rtx.wire.connection import Connection
 from rtx.wire.options import ConnectOptions
@@ -21,6 +22,7 @@ from rtx.wire.replies import Reply
 SERVICE = "trading-redis"
 _SETTLED_WITHIN = 20.0
 _LOOK_EVERY = 0.02
+_ASKED_WITHIN = 60_000  # ms; of a server that it has not asked yet a sentinel gives its own age
 
 
 class LocalProcesses(ABC):
@@ -114,36 +116,62 @@ class LocalSentinels(LocalProcesses):
         )
 
     async def settled(self) -> None:
-        """Return when every sentinel knows all others, and all replicas are in sync."""
-        alive = [sentinel for sentinel in self.sentinels if sentinel.pid is not None]
-        replicas = sum(1 for server in self.servers if server.pid is not None) - 1
+        """Return when the sentinels know each other and all servers, and replicas are in sync.
+
+        Whether they are in sync the servers say themselves: sentinels ask them every ten seconds.
+        Raises `ConnectFailed` when that is not so within 20 s.
+        """
         try:
             async with asyncio.timeout(_SETTLED_WITHIN):
-                for sentinel in alive:
-                    while not await self._knows_all(sentinel, len(alive) - 1, replicas):
-                        await asyncio.sleep(_LOOK_EVERY)
+                while not await self._is_settled():
+                    await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
             raise ConnectFailed(
-                f"the sentinels did not find each other within {_SETTLED_WITHIN:g} s"
+                f"the sentinels and their servers did not agree within {_SETTLED_WITHIN:g} s"
             ) from None
 
-    async def _knows_all(self, sentinel: SentinelProcess, others: int, replicas: int) -> bool:
+    async def _is_settled(self) -> bool:
+        servers = [server for server in self.servers if server.pid is not None]
+        sentinels = [sentinel for sentinel in self.sentinels if sentinel.pid is not None]
+        try:
+            named = {
+                await self._named_by(sentinel, len(sentinels) - 1, len(servers) - 1)
+                for sentinel in sentinels
+            }
+            standings = [standing_of(await ask(server.port, "ROLE")) for server in servers]
+        except RtxError:
+            return False
+        primaries = [
+            (server.port, standing)
+            for server, standing in zip(servers, standings, strict=True)
+            if standing.is_primary
+        ]
+        if len(primaries) != 1:
+            return False
+        [(port, standing)] = primaries
+        in_sync = [one for one in standings if one.follows(Address("127.0.0.1", port))]
+        return named == {port} and len(in_sync) == len(standing.replicas) == len(servers) - 1
+
+    async def _named_by(self, sentinel: SentinelProcess, others: int, replicas: int) -> int | None:
+        """The primary's port, if a sentinel calls it well and knows all others and replicas."""
         found = await ask(sentinel.port, "SENTINEL", "MASTER", SERVICE)
         several = await ask(sentinel.port, "SENTINEL", "REPLICAS", SERVICE)
         if not isinstance(found, dict) or not isinstance(several, list):
-            return False
+            return None
         good = [
             item
             for item in several
             if isinstance(item, dict)
             and item.get(b"flags") == b"slave"
-            and item.get(b"master-link-status") == b"ok"
+            and int(str_of(item.get(b"info-refresh"))) < _ASKED_WITHIN
         ]
-        return (
-            found.get(b"flags") == b"master"
-            and int(str_of(found.get(b"num-other-sentinels"))) >= others
-            and len(good) >= replicas
-        )
+        if (
+            found.get(b"flags") != b"master"
+            or int(str_of(found.get(b"num-other-sentinels"))) < others
+            or len(good) < replicas
+        ):
+            return None
+        return int(str_of(found.get(b"port")))
 
     async def primary(self) -> ServerProcess:
         """The server that the sentinels call the primary."""

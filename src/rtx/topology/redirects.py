@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import hiredis
 
 from rtx.errors import (
+    AccessDenied,
     CallTimeout,
     ConnectFailed,
     ConnectionLost,
@@ -124,7 +125,8 @@ class Errands:
             return await pool.batch_packed([errand.packed for errand in group], timeout=timeout)
         # ASKING is for the very next command of its connection: they leave as one batch.
         commands = [part for errand in group for part in (_ASKING, errand.packed)]
-        return (await pool.batch_packed(commands, timeout=timeout))[1::2]
+        replies = await pool.batch_packed(commands, timeout=timeout)
+        return [*map(_without_asking, replies[::2], replies[1::2])]
 
     def take(self, errand: Errand, outcome: Reply | BaseException) -> None:
         """Note what came of an attempt: a reply, a failure, or a reason for another attempt."""
@@ -175,6 +177,12 @@ class Errands:
             errand.asking = target
         else:
             self._topology.moved(errand.slot, target)
+
+
+def _without_asking(asked: Reply, reply: Reply) -> Reply:
+    """The reply; but where ASKING was denied, that is why the command was sent on and on."""
+    redirected = isinstance(reply, ServerError) and reply.prefix in REDIRECTS
+    return asked if isinstance(asked, AccessDenied) and redirected else reply
 
 
 def _final(error: RtxError | None, errand: Errand) -> RtxError:

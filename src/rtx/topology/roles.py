@@ -6,12 +6,15 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from rtx import urls
+from rtx.errors import SettingsError
 from rtx.settings import Settings
 from rtx.topology.base import DATABASES, Homes, Manner, Role, Topology
 from rtx.topology.cluster import ClusterTopology, SlotHomes
 from rtx.topology.cluster_pool import ClusterCaller
 from rtx.topology.embedded import EmbeddedTopology
 from rtx.topology.one_home import OneHome
+from rtx.topology.reader import ReplicaReader
+from rtx.topology.replicas import ClusterFamily, Family, SentinelFamily
 from rtx.topology.sentinel import SentinelTopology
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire.caller import Caller
@@ -27,6 +30,7 @@ class Roles:
         self._topologies: dict[urls.Location, Topology] = {}
         self._of: dict[Role, Topology] = {}
         self._callers: dict[Role, Caller] = {}
+        self._readers: dict[Role, Caller] = {}
         self._stack = AsyncExitStack()
         for role in Role:
             location = settings.location(role.value)
@@ -35,20 +39,18 @@ class Roles:
             self._of[role] = self._topologies[location]
 
     def _build(self, location: urls.Location) -> Topology:
-        settings = self._settings
-        manner = Manner(
-            settings.pool,
-            settings.client_name,
-            None if isinstance(location, urls.Embedded) else settings.tls.context(),
-            settings.sentinel_login.credentials,
-        )
+        manner = Manner.of(self._settings, location)
         match location:
             case urls.Embedded():
                 return EmbeddedTopology(location, manner)
             case urls.Standalone():
                 return StandaloneTopology(location, manner)
             case urls.Sentinel():
-                return SentinelTopology(location, manner)
+                return SentinelTopology(
+                    location,
+                    manner,
+                    with_replicas=self._settings.reads.cache_from == "replica",
+                )
             case urls.Cluster():
                 return ClusterTopology(location, manner)
 
@@ -67,6 +69,11 @@ class Roles:
                 await caller.open()
                 self._of[role].on_change(caller.hurry)
                 self._callers[role] = caller
+            if self._settings.reads.cache_from == "replica":
+                reader = self._replica_reader(Role.CACHE)
+                self._stack.push_async_callback(reader.close)
+                reader.start()
+                self._readers[Role.CACHE] = reader
         except BaseException:
             await self.close()
             raise
@@ -84,6 +91,26 @@ class Roles:
     def pool(self, role: Role) -> Caller:
         """What a role's commands are sent with: its pool, or its cluster's pools."""
         return self._callers[role]
+
+    def reader(self, role: Role) -> Caller:
+        """What a role's plain reads are called with, where an answer may lag a little.
+
+        With `reads.cache_from = "replica"` a `ReplicaReader` for the caches; else the role's pool.
+        Never for what must be as of now, such as sessions, limits, logs and whatever is checked
+        before a write.
+        """
+        return self._readers.get(role) or self._callers[role]
+
+    def _replica_reader(self, role: Role) -> ReplicaReader:
+        topology, caller = self._of[role], self._callers[role]
+        family: Family
+        if isinstance(topology, ClusterTopology) and isinstance(caller, ClusterCaller):
+            family = ClusterFamily(topology, caller)
+        elif isinstance(topology, SentinelTopology):
+            family = SentinelFamily(topology, caller, DATABASES[role])
+        else:
+            raise SettingsError("only a primary that has replicas lets others read from them")
+        return ReplicaReader(caller, family, self._settings.pool, self._settings.reads.max_lag)
 
     def share_server(self, one: Role, other: Role) -> bool:
         """Whether two roles live on one server, so that one pipeline can serve both."""

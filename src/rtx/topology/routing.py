@@ -39,7 +39,10 @@ def slot_of(name: str, args: Sequence[Argument]) -> int | None:
 
 
 def slot_of_packed(command: bytes) -> int:
-    """The slot of a command that is RESP bytes, with its key as first argument."""
+    """The slot of a command that is RESP bytes: of its first argument, or of a script's one key."""
     # *5 CRLF $3 CRLF SET CRLF $10 CRLF price:EURU…; the key itself may have a CRLF in it.
-    parts = command.split(b"\r\n", 4)
-    return key_slot(parts[4][: int(parts[3][1:])])
+    # *7 CRLF $7 CRLF EVALSHA CRLF $40 CRLF 0f5e… CRLF $1 CRLF 1 CRLF $10 CRLF price:EURU…
+    name = command.index(b"\n") + 1
+    place = 7 if command.startswith((b"$7\r\nEVALSHA", b"$4\r\nEVAL\r"), name) else 3
+    parts = command.split(b"\r\n", place + 1)
+    return key_slot(parts[place + 1][: int(parts[place][1:])])

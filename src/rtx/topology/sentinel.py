@@ -1,58 +1,66 @@
 """A primary found through sentinels, and followed through failovers.
 
-Every sentinel is listened to (`+switch-master`) and asked once a second. What one says counts by
-its configuration epoch, so that a sentinel that lags cannot lead back to the former primary; and a
+Every sentinel is listened to and asked once a second; `sentinel_words` says whose word counts. A
 server is used only after it has said itself, by ROLE, that it is a primary.
+
+In a failover the sentinel that leads it tells which replica it chose. That one is asked for its
+role until it is the primary, and followed in the same moment, a second before the sentinels name
+it. It is left again if none of them does so within `_CONFIRMED_WITHIN`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
 
 from rtx import urls
 from rtx.errors import ConnectFailed, ConnectionLost, RtxError, ServerBusy, Unavailable
 from rtx.topology.base import Manner
+from rtx.topology.sentinel_promotion import Promotion
+from rtx.topology.sentinel_watch import SentinelWatch
+from rtx.topology.sentinel_words import Council, Word
+from rtx.topology.standing import PRIMARY, standing_of
 from rtx.urls import Address
 from rtx.wire.connection import Connection, OnPush
-from rtx.wire.options import Push
-from rtx.wire.replies import Reply
+from rtx.wire.options import ConnectOptions
 
 _ASK_EVERY = 1.0
 _SENTINEL_TIMEOUT = 0.5  # the others are asked at the same time, so none is waited for long
 _PAUSE = 0.1
 _GIVEN_UP_AFTER = 5.0  # of silence; by then all sentinels have told each other of a failover
 _DRAIN = 0.2  # what a former primary gets to answer the calls that it has
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """What a sentinel says: where the primary is, by which configuration epoch."""
-
-    epoch: int
-    address: Address
+_CONFIRMED_WITHIN = 3.0  # a sentinel that lives sees a promotion within one second
 
 
 class SentinelTopology:
     """Dials the primary of one service, and leaves it at once when it is no longer that.
 
-    Calls that a former primary has not answered within 0.2 s end in `ConnectionLost`.
+    Calls that a former primary has not answered within 0.2 s end in `ConnectionLost`. The replicas
+    are asked for only `with_replicas`.
     """
 
-    def __init__(self, location: urls.Sentinel, manner: Manner) -> None:
+    def __init__(
+        self, location: urls.Sentinel, manner: Manner, *, with_replicas: bool = False
+    ) -> None:
         self._location = location
         self._manner = manner
         self._patience = manner.pool.connect_timeout
-        self._known: _Word | None = None
-        self._words: dict[Address, _Word] = {}
+        self._council = Council(len(location.sentinels))
+        self._with_replicas = with_replicas
+        self._replicas: dict[Address, frozenset[Address]] = {}  # that each sentinel knows
         self._errors: dict[Address, str] = {}
-        self._denied: _Word | None = None  # its server is no primary by ROLE, or long silent
         self._answered_at = 0.0  # when the primary last said that it is one
         self._changed = asyncio.Event()
+        self._doubted = asyncio.Event()  # the primary is to be asked for its role now
+        self._promotion = Promotion(
+            replace(self._data_options(), connect_timeout=_SENTINEL_TIMEOUT),
+            is_news=self._council.is_news,
+            on_promoted=self._follow_early,
+        )
+        self._recall: asyncio.TimerHandle | None = None
+        self._question: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._attempts: set[asyncio.Task[Connection]] = set()
         self._live: dict[Connection, bool] = {}  # to whether it is a subscriber's
@@ -67,7 +75,13 @@ class SentinelTopology:
     @property
     def primary(self) -> Address | None:
         """Where the primary is, as far as is known."""
-        return self._known.address if self._known else None
+        known = self._council.known
+        return known.address if known else None
+
+    @property
+    def replicas(self) -> frozenset[Address]:
+        """The servers that any sentinel calls a replica, whatever state they are in."""
+        return frozenset().union(*self._replicas.values())
 
     def on_change(self, told: Callable[[], None]) -> None:
         """Call `told` whenever the primary has changed."""
@@ -75,12 +89,12 @@ class SentinelTopology:
 
     async def open(self) -> None:
         self._tasks = [
-            asyncio.create_task(self._watch(address), name=f"rtx-sentinel-{address}")
+            asyncio.create_task(self._watch(address).run(), name=f"rtx-sentinel-{address}")
             for address in self._location.sentinels
         ]
         try:
             async with asyncio.timeout(self._patience):
-                while self._known is None:
+                while self.primary is None:
                     self._changed.clear()
                     if len(self._errors) == len(self._location.sentinels):
                         raise ConnectFailed(self._nobody_knows())
@@ -92,8 +106,11 @@ class SentinelTopology:
             await self.close()
             raise
         self._tasks.append(asyncio.create_task(self._guard(), name="rtx-primary"))
+        self._tasks.append(asyncio.create_task(self._promotion.run(), name="rtx-promotion"))
 
     async def close(self) -> None:
+        if self._recall is not None:
+            self._recall.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,6 +158,12 @@ class SentinelTopology:
                 f"{last or self._nobody_knows()}"
             ) from None
 
+    async def dial_replica(
+        self, replica: Address, db: int, on_close: Callable[[Connection], None], liveness: float
+    ) -> Connection:
+        """Open a connection to a replica, to read from; what it is is not looked at."""
+        return await Connection.dial(replica, self._data_options(db, liveness), None, on_close)
+
     async def _attempt(
         self,
         address: Address,
@@ -175,19 +198,13 @@ class SentinelTopology:
         on_push: OnPush | None,
         liveness: float | None,
     ) -> Connection:
-        location = self._location
-        options = self._manner.options(
-            location.credentials,
-            db=db if location.db is None else location.db,
-            tls=location.tls,
-            liveness=liveness,
-            leave_if_readonly=True,
-        )
+        options = replace(self._data_options(db, liveness), leave_if_readonly=True)
         accepted = False
 
         def closed(connection: Connection) -> None:
             self._live.pop(connection, None)
             if accepted:
+                self._doubted.set()  # its end may be a read-only reply: the others go at once then
                 on_close(connection)
 
         connection = await Connection.dial(address, options, on_push, closed)
@@ -208,80 +225,55 @@ class SentinelTopology:
             reply = await connection.call("ROLE")
         except (Unavailable, ServerBusy) as error:
             raise ConnectFailed(str(error)) from None
-        role = reply[0] if isinstance(reply, list) and reply else None
-        if role != b"master":
+        role = standing_of(reply).role
+        if role != PRIMARY:
             raise ConnectFailed(
-                f"{connection.address} says that it is no primary ({_text(role)}); "
+                f"{connection.address} says that it is no primary ({role}); "
                 "waiting for the sentinels to name another"
             )
 
     # --- following -------------------------------------------------------------------------
 
-    async def _watch(self, address: Address) -> None:
-        """Listen to one sentinel, and ask it every second and at each switch it announces."""
-        options = replace(
-            self._manner.options(
-                self._manner.sentinel_credentials,
-                tls=self._location.tls,
-                liveness=_SENTINEL_TIMEOUT,
-            ),
-            connect_timeout=_SENTINEL_TIMEOUT,
+    def _watch(self, address: Address) -> SentinelWatch:
+        options = self._manner.options(
+            self._manner.sentinel_credentials, tls=self._location.tls, liveness=_SENTINEL_TIMEOUT
         )
-        ask_now = asyncio.Event()
+        return SentinelWatch(
+            address,
+            replace(options, connect_timeout=_SENTINEL_TIMEOUT),
+            self._location.service,
+            on_word=self._hear,
+            on_choice=self._promotion.hear,
+            on_error=self._miss,
+            on_replicas=self._replicas.__setitem__ if self._with_replicas else None,
+        )
 
-        def heard(pushes: list[Push]) -> None:
-            if any(push[0] == b"message" for push in pushes):
-                ask_now.set()
+    def _miss(self, sentinel: Address, error: RtxError) -> None:
+        self._errors[sentinel] = str(error)
+        self._council.lose(sentinel)
 
-        while True:
-            try:
-                connection = await Connection.dial(address, options, heard)
-                try:
-                    await connection.subscribe("SUBSCRIBE", ["+switch-master"])
-                    while True:
-                        ask_now.clear()
-                        service = self._location.service
-                        self._hear(address, await connection.call("SENTINEL", "MASTER", service))
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(_ASK_EVERY):
-                                await ask_now.wait()
-                finally:
-                    await connection.close()
-            except RtxError as error:
-                self._errors[address] = str(error)
-                self._words.pop(address, None)
-            await asyncio.sleep(_PAUSE)
-
-    def _hear(self, sentinel: Address, reply: Reply) -> None:
-        if not isinstance(reply, dict):
-            return
-        fields = cast(dict[bytes, bytes], reply)
-        host, port = fields.get(b"ip", b"").decode(), int(fields.get(b"port", b"0"))
-        word = _Word(int(fields.get(b"config-epoch", b"0")), Address(host, port))
+    def _hear(self, sentinel: Address, word: Word) -> None:
         self._errors.pop(sentinel, None)
-        self._words[sentinel] = word
-        known = self._known
-        if known is None or (word.epoch > known.epoch and word != self._denied):
-            self._follow(word)
-        elif known == self._denied:
-            self._overrule(known)
+        former = self._council.known
+        self._council.hear(sentinel, word)
+        self._follow(former)
 
-    def _overrule(self, known: _Word) -> None:
-        """What most sentinels say counts, whatever its epoch: theirs may have begun anew."""
-        [(word, votes)] = Counter(self._words.values()).most_common(1)
-        if votes > len(self._location.sentinels) // 2 and word.address != known.address:
-            self._follow(word)
-
-    def _follow(self, word: _Word) -> None:
-        former, self._known = self._known, word
-        if former is not None and former.address == word.address:
+    def _follow(self, former: Word | None) -> None:
+        """Do what follows when another word counts than the `former`."""
+        known = self._council.known
+        if not self._council.early and self._recall is not None:
+            self._recall.cancel()
+            self._recall = None
+        if known is None or (former is not None and former.address == known.address):
             return
         self._answered_at = asyncio.get_running_loop().time()
         if former is not None:
             self.switches += 1
-            self._leave(former.address, f"the primary moved to {word.address}")
+            self._leave(former.address, f"the primary moved to {known.address}")
         for attempt in list(self._attempts):
             attempt.cancel()
+        if self._question is not None:
+            self._question.cancel()
         self._changed.set()
         for told in self._told:
             told()
@@ -300,36 +292,68 @@ class SentinelTopology:
                 connection.retire()
                 loop.call_later(max(0.0, drain), connection.abort, error)
 
+    # --- a failover before its end ---------------------------------------------------------
+
+    def _follow_early(self, choice: Word) -> None:
+        former = self._council.known
+        self._council.hear_early(choice)
+        if self._council.early:
+            loop = asyncio.get_running_loop()
+            if self._recall is not None:
+                self._recall.cancel()
+            self._recall = loop.call_later(_CONFIRMED_WITHIN, self._go_back)
+        self._follow(former)
+
+    def _go_back(self) -> None:
+        former = self._council.known
+        self._council.recall()
+        self._follow(former)
+
+    # --- guarding --------------------------------------------------------------------------
+
     async def _guard(self) -> None:
         """Ask the primary for its role every second; leave it when it denies being one."""
-        loop = asyncio.get_running_loop()
         while True:
-            known = self._known
-            if known is not None:
-                try:
-                    await self._ask_role(known.address)
-                except RtxError:
-                    if loop.time() - self._answered_at > _GIVEN_UP_AFTER:
-                        self._denied = known
-            await asyncio.sleep(_ASK_EVERY)
+            self._question = asyncio.create_task(self._ask_primary(), name="rtx-role")
+            await asyncio.gather(self._question, return_exceptions=True)
 
-    async def _ask_role(self, address: Address) -> None:
-        options = self._manner.options(self._location.credentials, tls=self._location.tls)
-        connection = await Connection.dial(address, options)
+    async def _ask_primary(self) -> None:
+        """Until it denies being one, or does not answer, or another is followed."""
+        loop, council = asyncio.get_running_loop(), self._council
+        if (known := council.known) is not None:
+            try:
+                await self._ask_role(known)
+            except RtxError:
+                if loop.time() - self._answered_at > _GIVEN_UP_AFTER:
+                    council.denied = known
+        await asyncio.sleep(_ASK_EVERY)
+
+    async def _ask_role(self, asked: Word) -> None:
+        connection = await Connection.dial(asked.address, self._data_options())
+        council = self._council
         try:
-            while (asked := self._known) and asked.address == address:
-                role = await connection.call("ROLE")
-                if isinstance(role, list) and role and role[0] != b"master":
-                    self._denied = asked
-                    self._leave(address, f"it says that it is no primary ({_text(role[0])})")
+            while (known := council.known) and known.address == asked.address:
+                self._doubted.clear()
+                role = standing_of(await connection.call("ROLE")).role
+                if role != PRIMARY:
+                    council.denied = known
+                    self._leave(asked.address, f"it says that it is no primary ({role})")
                     return
                 self._answered_at = asyncio.get_running_loop().time()
-                if self._denied == asked:
-                    self._denied = None
-                await asyncio.sleep(_ASK_EVERY)
+                if council.denied == known:
+                    council.denied = None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ASK_EVERY):
+                        await self._doubted.wait()
         finally:
             await connection.close()
 
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    def _data_options(self, db: int = 0, liveness: float | None = None) -> ConnectOptions:
+        """Options of connections to servers; a database in the URL takes the place of `db`."""
+        location = self._location
+        return self._manner.options(
+            location.credentials,
+            db=db if location.db is None else location.db,
+            tls=location.tls,
+            liveness=liveness,
+        )

@@ -32,10 +32,18 @@ class SlotRange:
 
 @dataclass(frozen=True, slots=True)
 class SlotMap:
-    """The slots of a cluster as one node sees them, in their order."""
+    """The slots of a cluster as one node sees them, in their order.
+
+    `links` are the pairs of a primary and a replica of its.
+    """
 
     ranges: tuple[SlotRange, ...]
-    replicas: frozenset[Address]
+    links: frozenset[tuple[Address, Address]]
+
+    @property
+    def replicas(self) -> set[Address]:
+        """All replicas."""
+        return {replica for _, replica in self.links}
 
     @property
     def primaries(self) -> tuple[Address, ...]:
@@ -55,6 +63,6 @@ class SlotMap:
         return owners
 
     @classmethod
-    def of(cls, ranges: Iterable[SlotRange], replicas: Iterable[Address]) -> SlotMap:
+    def of(cls, ranges: Iterable[SlotRange], links: Iterable[tuple[Address, Address]]) -> SlotMap:
         """Ranges in the order of their slots."""
-        return cls(tuple(sorted(ranges, key=lambda part: part.first)), frozenset(replicas))
+        return cls(tuple(sorted(ranges, key=lambda part: part.first)), frozenset(links))

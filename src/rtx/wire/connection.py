@@ -435,6 +435,8 @@ class Connection(asyncio.Protocol):
             _fail(waiter, error, maybe_applied=place < sent)
         self._pending.clear()
         self._out.clear()
+        # The parser knows us and holds what it has read: let go now, not when the collector comes.
+        self._reader = hiredis.Reader()
         if self.on_room is not None:
             told, self.on_room = self.on_room, None
             told()

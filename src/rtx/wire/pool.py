@@ -26,6 +26,7 @@ from rtx.wire.backoff import Backoff
 from rtx.wire.connection import Connection, Dial
 from rtx.wire.options import Argument
 from rtx.wire.replies import Reply
+from rtx.wire.shared import check, harmless
 
 _TIDY_EVERY = 1.0
 
@@ -50,7 +51,8 @@ class Pool:
 
     `call` and `batch` send once and never retry. `execute` retries what is safe to retry. While the
     server is away calls fail at once with the reason, and the pool dials in the background with a
-    jittered backoff of 50 ms to 1 s. Raises `Unavailable` kinds and `ServerError` kinds only.
+    jittered backoff of 50 ms to 1 s. Raises `Unavailable` kinds and `ServerError` kinds, and
+    `UnsafeCommand` for a command that would harm the other callers.
     """
 
     def __init__(self, dial: Dial, settings: PoolSettings) -> None:
@@ -130,6 +132,8 @@ class Pool:
 
     def call(self, *args: Argument, timeout: float | None = None) -> Awaitable[Reply]:
         """Send one command once; `timeout` in seconds bounds the wait for a connection too."""
+        if args[0] not in harmless:
+            check(args)
         if self._first is not None:
             future = self._first.offer(args, timeout)
             if future is not None:
@@ -160,10 +164,15 @@ class Pool:
         """Send a command and retry it up to `max_retries` times where that cannot do it twice.
 
         What never left this process is sent again; what was sent only if it is `idempotent`.
+        `timeout` is for all attempts together.
         """
+        clock = asyncio.get_running_loop().time
+        began, left = clock(), timeout
         for attempt in range(self._settings.max_retries + 1):
+            if timeout is not None:
+                left = max(0.0, timeout - (clock() - began))
             try:
-                return await self.call(*args, timeout=timeout)
+                return await self.call(*args, timeout=left)
             except ConnectionLost as error:
                 last = attempt == self._settings.max_retries
                 if last or (error.maybe_applied and not idempotent):

@@ -30,11 +30,20 @@ class Script:
         """The script `lua/{name}.lua` of a package."""
         return cls((resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8"))
 
-    async def run(self, caller: Caller, keys: Sequence[str], *args: Argument) -> Reply:
-        """Run the script; all keys must be in one cluster slot. Raises as `Caller.call`."""
+    async def run(
+        self,
+        caller: Caller,
+        keys: Sequence[str],
+        *args: Argument,
+        timeout: float | None = None,
+    ) -> Reply:
+        """Run the script; all keys must be in one cluster slot. Raises as `Caller.call`.
+
+        `timeout` in seconds bounds each of the two calls that this may take.
+        """
         try:
-            return await caller.call("EVALSHA", self.sha, len(keys), *keys, *args)
+            return await caller.call("EVALSHA", self.sha, len(keys), *keys, *args, timeout=timeout)
         except ServerError as error:
             if error.prefix != "NOSCRIPT":
                 raise
-        return await caller.call("EVAL", self.text, len(keys), *keys, *args)
+        return await caller.call("EVAL", self.text, len(keys), *keys, *args, timeout=timeout)
