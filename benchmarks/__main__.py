@@ -11,7 +11,18 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks import cache_get, latency, limiter, publish, report, subscribe, wire
+from benchmarks import (
+    cache_get,
+    cache_more,
+    latency,
+    limiter,
+    limiter_server,
+    near,
+    publish,
+    report,
+    subscribe,
+    wire,
+)
 from benchmarks.base import Case, Report
 from benchmarks.machine import describe
 from benchmarks.runner import FULL, QUICK, Length, open_arena, run_all
@@ -19,9 +30,12 @@ from benchmarks.runner import FULL, QUICK, Length, open_arena, run_all
 CASES: tuple[Case, ...] = (
     *wire.CASES,
     *cache_get.CASES,
+    *cache_more.CASES,
+    *near.CASES,
     *publish.CASES,
     *subscribe.CASES,
     *limiter.CASES,
+    *limiter_server.CASES,
     *latency.CASES,
 )
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -109,12 +109,16 @@ class Arena:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to do a case's work. `needs` is a module without which it is left out."""
+    """One way to do a case's work. `needs` is a module without which it is left out.
+
+    `target` is the ratio over this one that we aim for, by the case's first measure.
+    """
 
     name: str
     role: Role
     open: Callable[[Arena], AbstractAsyncContextManager[Run]]
     needs: str | None = None
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Result(msgspec.Struct):
     contestant: str
     role: Role
     samples: list[Sample]
+    target: float | None = None
 
 
 class CaseResult(msgspec.Struct):

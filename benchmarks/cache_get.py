@@ -124,12 +124,12 @@ CASES = (
     Case(
         name="cache_get.price",
         title=f"get a typed price, {CALLERS} callers at once",
-        measures=throughput("get", target=5.0),
+        measures=throughput("get", target=10.0),
         contestants=(
             Contestant("RTX prices.get", Role.OURS, _ours),
             Contestant("redis-py GET + json.loads", Role.PEER, _redis_py),
             Contestant("coredis GET + json.loads", Role.PEER, _coredis, needs="coredis"),
-            Contestant("valkey-glide GET + json.loads", Role.PEER, _glide, needs="glide"),
+            Contestant("valkey-glide GET + msgspec", Role.PEER, _glide, needs="glide"),
             Contestant("bare loop + msgspec", Role.CEILING, _bare),
         ),
         amount=2_000,

@@ -25,13 +25,13 @@ def prices(count: int) -> list[Price]:
     ]
 
 
-def ticks(count: int, symbol_count: int) -> list[Tick]:
-    """Ticks that go through the symbols in turn; `time` starts at `START` and counts up."""
+def ticks(count: int, symbol_count: int, start: int = START) -> list[Tick]:
+    """Ticks that go through the symbols in turn; `time` starts at `start` and counts up."""
     names = symbols(symbol_count)
     return [
         Tick(
             names[number % symbol_count],
-            time=START + number,
+            time=start + number,
             bid=bid(number),
             ask=round(bid(number) + 0.00012, 5),
             lp="BENCH",

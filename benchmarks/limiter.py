@@ -1,16 +1,13 @@
-"""Rate limits: hits on many ids, all of them allowed."""
+"""Rate limits: hits that are allowed, hits that are denied, and one hit at a time."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import quantiles
 
-import redis.asyncio as redis_py
-
-from benchmarks.bare import open_bare
+from benchmarks import limiter_peers as peers
 from benchmarks.base import (
     Arena,
     Case,
@@ -22,39 +19,17 @@ from benchmarks.base import (
     WrongResult,
     throughput,
 )
-from benchmarks.clients import concurrently, open_redis_py, open_rtx, open_wire
-from rtx.wire import Script
+from benchmarks.clients import concurrently
+from benchmarks.limiter_peers import DB, Hit, Opener, Quota
 
 CALLERS = 50
-LIMIT = 100
-WINDOW = 60
+ALLOWED = Quota(limit=100, per=60, callers=CALLERS)
+DENIED = Quota(limit=10, per=600, callers=CALLERS)
+ALONE = Quota(limit=100, per=60, callers=1)
 HITS_PER_ID = 50
-_DB = 2
-
-# The common practice, as many services have it: hits of one millisecond share a member, so it lets
-# more through than its limit says. It does less work than an exact limit must.
-SORTED_SET = """\
-local key = KEYS[1]
-local limit = tonumber(ARGV[1])
-local window = tonumber(ARGV[2])
-local current_time = tonumber(ARGV[3])
-local start_time = current_time - window
-redis.call('ZREMRANGEBYSCORE', key, 0, start_time)
-local count = redis.call('ZCARD', key)
-if count < limit then
-    redis.call('ZADD', key, current_time, current_time)
-    redis.call('EXPIRE', key, window)
-    return 1
-else
-    return 0
-end
-"""
-
-Hit = Callable[[int], Awaitable[bool]]
-"""Takes one hit of an id; whether it was allowed."""
 
 
-def _throughput(arena: Arena, hit: Hit) -> Run:
+def _allowed(arena: Arena, hit: Hit) -> Run:
     async def run(total: int) -> Sample:
         arena.clear()
         denied = 0
@@ -69,9 +44,30 @@ def _throughput(arena: Arena, hit: Hit) -> Run:
             raise WrongResult(f"{denied} of {total} hits were denied")
         keyspace: object = arena.witness.info("keyspace")
         assert isinstance(keyspace, dict)
-        ids, expected = keyspace[f"db{_DB}"]["keys"], -(-total // HITS_PER_ID)
-        if ids != expected:
+        ids, expected = keyspace[f"db{DB}"]["keys"], -(-total // HITS_PER_ID)
+        if ids < expected:
             raise WrongResult(f"{ids} ids have hits, not {expected}")
+        return sample
+
+    return run
+
+
+def _denied(_: Arena, hit: Hit) -> Run:
+    async def run(total: int) -> Sample:
+        ids = range(20)
+        for id in ids:
+            while await hit(id):
+                pass
+        allowed = 0
+
+        async def work(number: int) -> None:
+            nonlocal allowed
+            if await hit(number % len(ids)):
+                allowed += 1
+
+        sample = await concurrently(CALLERS, total, work)
+        if allowed:
+            raise WrongResult(f"{allowed} of {total} hits were allowed")
         return sample
 
     return run
@@ -96,94 +92,91 @@ def _latency(arena: Arena, hit: Hit) -> Run:
     return run
 
 
-def _sorted_set(client: redis_py.Redis) -> Hit:
-    sha = hashlib.sha1(SORTED_SET.encode(), usedforsecurity=False).hexdigest()
+def contestant(
+    name: str,
+    role: Role,
+    opener: Opener,
+    quota: Quota,
+    race: Callable[[Arena, Hit], Run],
+    *,
+    needs: str | None = None,
+    target: float | None = None,
+) -> Contestant:
+    """A limiter that runs a race."""
 
-    async def hit(id: int) -> bool:
-        now = time.time_ns() // 1_000_000
-        key = f"ratelimit:bench:{id}"
-        reply: object = await client.evalsha(sha, 1, key, str(LIMIT), str(WINDOW * 1000), str(now))
-        return reply == 1
-
-    return hit
-
-
-def _ours(race: Callable[[Arena, Hit], Run]) -> Callable[[Arena], AsyncIterator[Run]]:
+    @asynccontextmanager
     async def opened(arena: Arena) -> AsyncIterator[Run]:
-        limits = {"bench": {"limit": LIMIT, "per": WINDOW}}
-        async with open_rtx(arena, limits=limits) as layer:
-            limit = layer.limits["bench"]
-
-            async def hit(id: int) -> bool:
-                return (await limit.hit(id)).allowed
-
+        async with opener(arena, quota) as hit:
             yield race(arena, hit)
 
-    return opened
+    enter: Callable[[Arena], AbstractAsyncContextManager[Run]] = opened
+    return Contestant(name, role, enter, needs, target)
 
 
-def _redis_py(
-    race: Callable[[Arena, Hit], Run], connections: int
-) -> Callable[[Arena], AsyncIterator[Run]]:
-    async def opened(arena: Arena) -> AsyncIterator[Run]:
-        async with open_redis_py(arena, _DB, connections) as client:
-            await client.script_load(SORTED_SET)
-            yield race(arena, _sorted_set(client))
-
-    return opened
-
-
-@asynccontextmanager
-async def _bare(arena: Arena) -> AsyncIterator[Run]:
-    script = Script.load("rtx.ratelimit", "sliding_log")
-    arena.witness.script_load(script.text)
-    async with open_bare(arena, _DB) as loop:
-
-        async def hit(id: int) -> bool:
-            key = f"ratelimit:bench:{id}"
-            reply = await loop.call("EVALSHA", script.sha, 1, key, LIMIT, WINDOW * 1_000_000, 1, 1)
-            return isinstance(reply, list) and reply[0] == 1
-
-        yield _throughput(arena, hit)
-
-
-@asynccontextmanager
-async def _wire_incrby(arena: Arena) -> AsyncIterator[Run]:
-    async with open_wire(arena, _DB) as pool:
-
-        async def hit(id: int) -> bool:
-            return await pool.call("INCRBY", f"count:{id}", 1) is not None
-
-        yield _latency(arena, hit)
-
-
-@asynccontextmanager
-async def _redis_py_incrby(arena: Arena) -> AsyncIterator[Run]:
-    async with open_redis_py(arena, _DB, 1) as client:
-
-        async def hit(id: int) -> bool:
-            return await client.incrby(f"count:{id}", 1) is not None
-
-        yield _latency(arena, hit)
+MOVING = "limits, moving window"
+_moving = peers.limits("MovingWindowRateLimiter")
+_sliding, _fixed = peers.throttled("sliding_window"), peers.throttled("fixed_window")
+_gcra, _bucket = peers.throttled("gcra"), peers.throttled("token_bucket")
 
 
 CASES = (
     Case(
         name="limiter.hits",
-        title=f"hits on a limit of {LIMIT} per {WINDOW} s, {CALLERS} callers at once, all allowed",
+        title="hits on a limit of 100 per 60 s, 50 callers at once, all allowed",
         measures=throughput("hit"),
         contestants=(
-            Contestant("RTX limit.hit (exact)", Role.OURS, asynccontextmanager(_ours(_throughput))),
-            Contestant(
-                "redis-py + sorted-set script",
-                Role.PEER,
-                asynccontextmanager(_redis_py(_throughput, CALLERS)),
+            contestant("RTX limit.hit (exact)", Role.OURS, peers.ours, ALLOWED, _allowed),
+            contestant(MOVING, Role.PEER, _moving, ALLOWED, _allowed, needs="limits", target=6),
+            *(
+                contestant(
+                    f"throttled-py, {name}",
+                    Role.PEER,
+                    opener,
+                    ALLOWED,
+                    _allowed,
+                    needs="throttled",
+                    target=4,
+                )
+                for name, opener in (
+                    ("fixed window", _fixed),
+                    ("token bucket", _bucket),
+                    ("GCRA", _gcra),
+                    ("sliding window", _sliding),
+                )
             ),
-            Contestant("bare loop + our script", Role.CEILING, _bare),
+            contestant(
+                "redis-py + sorted-set script", Role.PEER, peers.sorted_set, ALLOWED, _allowed
+            ),
+            contestant(
+                "bare loop + our script", Role.CEILING, peers.bare_script, ALLOWED, _allowed
+            ),
         ),
         amount=CALLERS * 40,
         step=CALLERS,
-        note="The sorted-set script is inexact: hits of one millisecond count once.",
+        note="Only the first two hold a limit in every window; see limiter.worst.",
+    ),
+    Case(
+        name="limiter.denied",
+        title="hits on ids that are over their limit, 50 callers at once, all denied",
+        measures=throughput("hit"),
+        contestants=(
+            contestant("RTX limit.hit (exact)", Role.OURS, peers.ours, DENIED, _denied),
+            contestant(MOVING, Role.PEER, _moving, DENIED, _denied, needs="limits", target=50),
+            contestant(
+                "throttled-py, fixed window",
+                Role.PEER,
+                _fixed,
+                DENIED,
+                _denied,
+                needs="throttled",
+            ),
+            contestant(
+                "redis-py + sorted-set script", Role.PEER, peers.sorted_set, DENIED, _denied
+            ),
+        ),
+        amount=CALLERS * 40,
+        step=CALLERS,
+        note="RTX knows from the first denial until when the server would say the same.",
     ),
     Case(
         name="limiter.latency",
@@ -193,14 +186,23 @@ CASES = (
             Measure("p99", "µs", more_is_better=False),
         ),
         contestants=(
-            Contestant("RTX limit.hit (exact)", Role.OURS, asynccontextmanager(_ours(_latency))),
-            Contestant(
-                "redis-py + sorted-set script",
-                Role.PEER,
-                asynccontextmanager(_redis_py(_latency, 1)),
+            contestant("RTX limit.hit (exact)", Role.OURS, peers.ours, ALONE, _latency),
+            contestant(MOVING, Role.PEER, _moving, ALONE, _latency, needs="limits"),
+            contestant(
+                "throttled-py, fixed window", Role.PEER, _fixed, ALONE, _latency, needs="throttled"
             ),
-            Contestant("redis-py INCRBY", Role.PEER, _redis_py_incrby),
-            Contestant("RTX wire INCRBY", Role.CEILING, _wire_incrby),
+            contestant(
+                "redis-py + sorted-set script", Role.PEER, peers.sorted_set, ALONE, _latency
+            ),
+            contestant("redis-py INCRBY", Role.PEER, peers.redis_py_incrby, ALONE, _latency),
+            contestant(
+                "RTX wire INCRBY",
+                Role.CEILING,
+                peers.wire_incrby,
+                ALONE,
+                _latency,
+                target=1 / 1.5,
+            ),
         ),
         amount=200,
     ),

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from benchmarks.base import Arena, Machine
 
-_PACKAGES = ("hiredis", "msgspec", "uvloop", "redis", "coredis", "valkey-glide")
+_PACKAGES = (
+    "hiredis",
+    "msgspec",
+    "uvloop",
+    "redis",
+    "coredis",
+    "valkey-glide",
+    "cashews",
+    "aiocache",
+)
 
 
 def describe(arena: Arena) -> Machine:

@@ -52,10 +52,13 @@ def _measure_table(case: CaseResult, measure: Measure) -> Iterator[str]:
         span = f"[{number(min(values))} – {number(max(values))}]"
         line = f"  {ratio:<22}  {name:<{_NAME}}{number(median(values)):>10}{span:>22}"
         yield line.rstrip()
-        if result is first_peer and measure.target is not None:
+        target = measure.target if result is first_peer else None
+        if measure is case.measures[0] and result.target is not None:
+            target = result.target
+        if target is not None:
             reached = median(ratios(ours, result, measure))
-            verdict = "met" if reached >= measure.target else "not met"
-            yield f"  {'':<22}  target: {measure.target:g}x, {verdict}"
+            verdict = "met" if reached >= target else "not met"
+            yield f"  {'':<22}  target: {target:.3g}x, {verdict}"
 
 
 def values_of(result: Result, measure: Measure) -> list[float]:

@@ -79,7 +79,7 @@ async def _run_case(arena: Arena, case: Case, length: Length) -> CaseResult:
         if contestant.needs is not None and find_spec(contestant.needs) is None
     }
     racing = [contestant for contestant in case.contestants if contestant.name not in skipped]
-    results = {each.name: Result(each.name, each.role, []) for each in racing}
+    results = {each.name: Result(each.name, each.role, [], each.target) for each in racing}
     for number in range(length.rounds):
         # Every other round goes backwards, so that no one always runs after the same neighbour.
         for contestant in racing if number % 2 == 0 else reversed(racing):

@@ -16,6 +16,7 @@ def test_names_are_as_the_contract_has_them() -> None:
     assert keys.positions(1) == "positions:1"
     assert keys.symbol("EURUSD") == "symbol:EURUSD"
     assert keys.session("0ab1") == "session:0ab1"
+    assert keys.sessions("user-7") == "sessions:user-7"
     assert keys.market_data("BTCUSD") == "market_data:BTCUSD"
     assert keys.executions(1) == "executions:1"
     assert keys.alerts(1) == "alerts:1"
@@ -55,3 +56,18 @@ def test_a_companion_shares_the_cluster_slot_of_its_key(build) -> None:  # type:
     companion = Keys.companion(key, "log")
     assert "{" not in key
     assert companion[companion.index("{") + 1 : companion.index("}")] == key
+
+
+def test_what_a_cache_keeps_beside_a_value_has_the_values_name() -> None:
+    assert Keys.lease("account:1") == Keys.companion("account:1", "lease")
+    assert Keys.version("account:1") == Keys.companion("account:1", "version")
+
+
+@pytest.mark.parametrize("namespace", ["", "staging", "a:b"])
+def test_a_key_is_taken_apart_as_it_was_built(namespace: str) -> None:
+    keys = Keys(namespace)
+    assert keys.parts(keys.account(1)) == ("account", "1")
+    assert keys.parts(keys.field(keys.account(1), "balance")) == ("account", "1:balance")
+    assert keys.parts(keys.price("EUR:USD")) == ("price", "EUR:USD")
+    assert keys.parts("") == ("", "")
+    assert Keys("other").parts(keys.account(1))[0] == ""

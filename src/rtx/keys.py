@@ -39,6 +39,9 @@ class Keys:
     def session(self, hashed_token: str) -> str:
         return f"{self._prefix}session:{hashed_token}"
 
+    def sessions(self, user_id: str) -> str:
+        return f"{self._prefix}sessions:{user_id}"
+
     # pubsub role
 
     def market_data(self, symbol: str) -> str:
@@ -55,6 +58,10 @@ class Keys:
     def limit(self, name: str, subject: int | str) -> str:
         return f"{self._prefix}ratelimit:{name}:{subject}"
 
+    def limit_config(self) -> str:
+        """Definitions of limits that were changed at run time."""
+        return f"{self._prefix}ratelimit:config"
+
     # companions
 
     @staticmethod
@@ -66,6 +73,26 @@ class Keys:
     def companion(key: str, what: str) -> str:
         """`executions:1` and `log` give `{executions:1}:log`, in the same cluster slot."""
         return f"{{{key}}}:{what}"
+
+    @staticmethod
+    def lease(key: str) -> str:
+        """Who may fill a cached value now, or that it is known to be absent."""
+        return f"{{{key}}}:lease"
+
+    @staticmethod
+    def version(key: str) -> str:
+        """The newest version of the row that a cached value was ever made from."""
+        return f"{{{key}}}:version"
+
+    def parts(self, key: str) -> tuple[str, str]:
+        """A key's entity and what follows it: `staging:account:1:mid` gives `account`, `1:mid`.
+
+        The entity of a key of another namespace is empty.
+        """
+        if not key.startswith(self._prefix):
+            return "", key
+        entity, _, rest = key.removeprefix(self._prefix).partition(":")
+        return entity, rest
 
     def subject_of(self, channel: str) -> str:
         """The id at the end of a channel: `market_data:EURUSD` gives `EURUSD`."""

@@ -5,21 +5,37 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from rtx import codecs
-from rtx.cache import AccountCache, Loader, PositionCache, PriceCache, SessionCache, SymbolCache
-from rtx.database import AccountUpdate, Database
-from rtx.errors import RtxError
+from rtx.backing import Backing
+from rtx.cache import (
+    AccountCache,
+    Breaker,
+    Cache,
+    PositionCache,
+    PriceCache,
+    SessionCache,
+    SymbolCache,
+)
+from rtx.cache.fields import fields_of
+from rtx.cache.near import NearCache
+from rtx.database import Database, Outbox, Owed, Relay
+from rtx.errors import RtxError, Unavailable, UnknownName
 from rtx.keys import Keys
-from rtx.models import Account, Alert, Execution, Position, SymbolSpec
+from rtx.marking import Marked, PriceBoard
+from rtx.models import Alert, Execution, Price, SymbolSpec
 from rtx.pubsub import Hub, Journal, MarketData
 from rtx.ratelimit import Limits
-from rtx.settings import Settings
+from rtx.settings import CacheSettings, Settings
 from rtx.topology import Role, Roles
+from rtx.wire import Caller
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _HEALTH_TIMEOUT = 1.0
 
@@ -48,6 +64,15 @@ class Health:
     subscriber: PartHealth
 
 
+class _Way(TypedDict):
+    """How each cache reaches the server."""
+
+    settings: CacheSettings
+    breaker: Breaker
+    near: NearCache | None
+    reader: Caller
+
+
 class _Counters(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
@@ -61,25 +86,39 @@ class DataLayer:
         self.database = database
         self._roles = roles
         cache, pubsub = roles.pool(Role.CACHE), roles.pool(Role.PUBSUB)
+        self.breaker = Breaker(cache, settings.cache.read_timeout)
+        roles.topology(Role.CACHE).on_change(self._follow)
+        self._relay: Relay | None = None
+        if isinstance(database, Outbox):
+            self._relay = Relay(database, self._drop_owed)
+        backing = Backing(database, self._told)
+        self.near: NearCache | None = None
+        if settings.cache.near:
+            homes = roles.homes(Role.CACHE)
+            self.near = NearCache(homes, max_bytes=settings.cache.near_bytes)
+
+        def way(name: str) -> _Way:
+            return _Way(
+                settings=settings.cache,
+                breaker=self.breaker,
+                near=self.near if name in settings.cache.near else None,
+                reader=roles.reader(Role.CACHE),
+            )
+
         ttl = settings.ttl
-        load_accounts: Loader[int, Account] | None = None
-        load_positions: Loader[int, tuple[Position, ...]] | None = None
-        load_symbols: Loader[str, SymbolSpec] | None = None
-        if database is not None:
-            load_accounts, load_positions = database.accounts, database.positions
-            load_symbols = database.symbols
-        self.positions = PositionCache(cache, keys, ttl.positions, load_positions)
-        self.accounts: AccountCache[AccountUpdate] = AccountCache(
-            cache,
-            keys,
-            ttl.account,
-            self.positions,
-            load_accounts,
-            database.update_account if database is not None else None,
+        self.accounts = AccountCache(
+            cache, keys, ttl.account, backing.updates, backing.accounts, **way("accounts")
         )
-        self.symbols = SymbolCache(cache, keys, ttl.symbol, load_symbols)
-        self.prices = PriceCache(cache, keys, ttl.price)
-        self.sessions = SessionCache(cache, keys, ttl.session)
+        self.positions = PositionCache(
+            cache, keys, ttl.positions, backing.updates, backing.positions, **way("positions")
+        )
+        self.symbols = SymbolCache(
+            cache, keys, ttl.symbol, backing.symbols, backing.save_symbols, **way("symbols")
+        )
+        self.prices = PriceCache(cache, keys, ttl.price, **way("prices"))
+        self.sessions = SessionCache(
+            cache, keys, ttl.session, settings.sessions, breaker=self.breaker
+        )
         self.hub = Hub(roles.homes(Role.PUBSUB))
         self.market_data = MarketData(
             cache,
@@ -89,6 +128,15 @@ class DataLayer:
             ttl.price,
             settings.channels,
             one_server=roles.share_server(Role.CACHE, Role.PUBSUB),
+        )
+        self.board = PriceBoard(self.market_data, cache, keys, ttl.price)
+        self.marked = Marked(
+            self.accounts,
+            self.positions,
+            self.symbols,
+            self.prices,
+            self.board,
+            backed=database is not None,
         )
         self.executions: Journal[Execution] = Journal(
             pubsub,
@@ -100,9 +148,30 @@ class DataLayer:
         self.alerts: Journal[Alert] = Journal(
             pubsub, self.hub, keys.alerts, codecs.decode_alert, settings.channels
         )
-        self.limits = Limits(roles.pool(Role.LIMITS), keys, settings.named_limits)
+        self.limits = Limits(
+            roles.pool(Role.LIMITS),
+            keys,
+            settings.named_limits,
+            settings.limiter,
+            one_server=roles.share_server(Role.LIMITS, Role.LIMITS),
+        )
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(self._close)
+        await self.limits.open()
+        if self.near is not None:
+            await self.near.open()
+        if self._relay is not None:
+            await stack.enter_async_context(self._relay)
 
     async def _close(self) -> None:
+        await self.limits.close()
+        for cache in (self.accounts, self.positions, self.symbols, self.prices, self.sessions):
+            await cache.close()
+        if self.near is not None:
+            await self.near.close()
+        await self.breaker.close()
+        await self.board.close()
         await self.market_data.close()
         await self.executions.close()
         await self.alerts.close()
@@ -119,6 +188,48 @@ class DataLayer:
         """Process id of the embedded server while it runs."""
         embedded = self._roles.embedded
         return embedded.process.pid if embedded is not None else None
+
+    def _follow(self) -> None:
+        """The cache's servers have changed: what they were told may have to be told again."""
+        self.breaker.doubt()
+        self.breaker.hurry()
+
+    def _told(self, debt: int) -> None:
+        if self._relay is not None:
+            self._relay.done(debt)
+
+    async def _drop_owed(self, owed: Sequence[Owed]) -> None:
+        """What an update that died, or another program, has left in the outbox."""
+        drops: list[Awaitable[bool]] = []
+        for one in owed:
+            if one.entity == "symbol":
+                drops.append(self.symbols.invalidate(str(one.key)))
+            else:
+                id = int(one.key)
+                drops.append(self.accounts.invalidate(id, version=one.version))
+                drops.append(self.positions.invalidate(id, version=one.version))
+        if not all(await asyncio.gather(*drops)):
+            raise Unavailable("the server of the caches is away; the outbox waits for it")
+
+    async def read(self, key: str) -> object:
+        """A cached value, or one field of it, by its key: `account:1` or `account:1:balance`.
+
+        The general form is `{namespace}:{entity}:{id}:{field}`, with this layer's namespace. None
+        when there is no value. Raises `UnknownName`, and as `get` of the cache.
+        """
+        entity, rest = self.keys.parts(key)
+        if entity == "account":
+            return await _read(self.accounts, *_numbered(key, rest))
+        if entity == "positions":
+            return await _read(self.positions, *_numbered(key, rest))
+        if entity == "symbol":
+            return await _read(self.symbols, *_named(rest, SymbolSpec))
+        if entity == "price":
+            return await _read(self.prices, *_named(rest, Price))
+        raise UnknownName(
+            f"{key!r} is no key that can be read here; there are account, positions, symbol and "
+            f"price, such as {self.keys.account(1)!r}"
+        )
 
     async def health(self) -> Health:
         """Ask every part whether it answers, all at once; takes at most 1 s, never raises."""
@@ -145,6 +256,10 @@ class DataLayer:
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT):
                 await self._roles.pool(role).call("PING", timeout=_HEALTH_TIMEOUT)
+                if role is Role.CACHE:
+                    await self.breaker.attempt()
+                if role is Role.LIMITS:
+                    self.limits.hurry()
         except (RtxError, TimeoutError) as error:
             return PartHealth(False, str(error) or "no answer within 1 s")
         return PartHealth(True, latency_ms=(time.perf_counter() - started) * 1000)
@@ -168,14 +283,36 @@ class DataLayer:
             "cache.positions": self.positions.stats,
             "cache.symbols": self.symbols.stats,
             "cache.sessions": self.sessions.stats,
+            "board": self.board.stats,
+            "marked": self.marked.stats,
+            "breaker": self.breaker.stats,
             "hub": self.hub.stats,
             "channel.market_data": self.market_data.stats,
             "channel.executions": self.executions.stats,
             "channel.alerts": self.alerts.stats,
         }
+        if self.near is not None:
+            parts["near"] = self.near.stats
         parts.update({f"limit.{name}": limit.stats for name, limit in self.limits.items()})
         parts.update({f"wire.{role.value}": self._roles.pool(role).stats for role in Role})
         return {name: _as_dict(counters) for name, counters in parts.items()}
+
+
+async def _read(cache: Cache[K, V], id: K, name: str) -> object:
+    return await (cache.field(id, name) if name else cache.get(id))
+
+
+def _numbered(key: str, rest: str) -> tuple[int, str]:
+    number, _, name = rest.partition(":")
+    if not number.isdecimal():
+        raise UnknownName(f"{key!r} has no number of an account in it")
+    return int(number), name
+
+
+def _named(rest: str, kind: type[Price | SymbolSpec]) -> tuple[str, str]:
+    """A symbol, which may have colons in its name, and a field if the last part of it is one."""
+    symbol, _, name = rest.rpartition(":")
+    return (symbol, name) if symbol and name in fields_of(kind) else (rest, "")
 
 
 def _as_dict(counters: _Counters) -> dict[str, int | float | Mapping[str, int]]:
@@ -208,5 +345,5 @@ async def open(
         stack.push_async_callback(roles.close)
         await roles.open()
         layer = DataLayer(settings, roles, database)
-        stack.push_async_callback(layer._close)
+        await layer._open(stack)
         yield layer

@@ -7,8 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 import rtx
-from rtx.settings import Settings
+from rtx.settings import CacheSettings, Settings
 from tests.cache.memory import MemoryDatabase, account
+
+
+@pytest.fixture
+def settings(shared_server: str, namespace: str) -> Settings:
+    """Settings for the shared server, with more time to answer than any busy machine takes."""
+    calm = CacheSettings(read_timeout=10.0)
+    return Settings.load(url=shared_server, namespace=namespace, cache=calm)
 
 
 @pytest.fixture

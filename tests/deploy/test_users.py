@@ -11,8 +11,11 @@ import pytest
 import redis
 
 import rtx
+from rtx import codecs
+from rtx.cache.near import NearCache
 from rtx.errors import AccessDenied, ConnectFailed, ServerError
 from rtx.settings import Settings
+from rtx.topology import Role
 from tests.conftest import ROOT, wait_sync
 
 DEPLOY = ROOT / "deploy"
@@ -68,6 +71,7 @@ async def test_the_engine_can_do_all_that_the_layer_does(login) -> None:
         await layer.positions.invalidate(1)
         token, _ = await layer.sessions.create("ann", [1])
         assert await layer.sessions.revoke(token)
+        assert await layer.sessions.revoke_all("ann") == 0
         assert (await layer.limits.orders.hit(1)).allowed
         await layer.limits.orders.reset(1)
         assert (await layer.health()).ready
@@ -83,11 +87,42 @@ async def test_the_gateway_reads_and_limits_but_publishes_nothing(login) -> None
         assert (await layer.executions.history(1)).messages == []
         token, _ = await layer.sessions.create("ann", [1])
         assert await layer.sessions.get(token)
+        assert len(await layer.sessions.of_user("ann")) == 1
+        assert await layer.sessions.revoke_all("ann") == 1
         assert (await layer.limits.api.hit("ann")).allowed
         with pytest.raises(AccessDenied):
             await layer.market_data.publish(rtx.Tick("EURUSD", bid=1.1, ask=1.2))
         with pytest.raises(ServerError, match=r"permission|can't run"):
             await layer.executions.publish(1, rtx.Execution(1, 1, "EURUSD", "BUY", 1.0, 1.2))
+
+
+@pytest.mark.parametrize("user", ["engine", "gateway"])
+async def test_whoever_reads_caches_may_fill_them(login, user: str) -> None:
+    async def load(_id: int) -> tuple[rtx.Position, ...]:
+        return ()
+
+    async with rtx.open(login(user)) as layer:
+        assert await layer.positions.get_or_load(1, load) == ()
+        assert await layer.positions.invalidate(1, version=5)
+        assert await layer.positions.lookup(1) is None
+        await layer.positions.put(1, (), version=6)
+        found = await layer.positions.lookup(1)
+        assert found is not None
+        assert (found.version, found.source) == (6, "redis")
+        assert layer.positions.stats.fill_failures == 0
+        assert layer.breaker.stats.opened == 0
+
+
+@pytest.mark.parametrize("user", ["engine", "gateway"])
+async def test_whoever_reads_caches_may_keep_them_near(login, user: str) -> None:
+    async with rtx.open(login(user)) as layer:
+        key = layer.keys.positions(1)
+        await layer.positions.put(1, ())
+        near = NearCache(layer._roles.homes(Role.CACHE))
+        await near.open()
+        assert await near.fetch(key, codecs.decode_positions) == ()
+        assert near.get(key) == (), near.trouble
+        await near.close()
 
 
 async def test_the_publisher_brings_prices_and_reads_nothing(login) -> None:

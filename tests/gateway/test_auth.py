@@ -132,8 +132,34 @@ async def test_a_malformed_login_names_the_field(
     assert assert_problem(answer, 400, "bad_request")["reason"].startswith(named)
 
 
-async def test_logging_out_without_a_session_is_a_401(guarded: Running) -> None:
-    assert_problem(await guarded.http.delete("/v1/sessions/current"), 401, "login_required")
+async def test_logging_out_everywhere_ends_all_sessions_of_the_user(guarded: Running) -> None:
+    mine = [bearer(await guarded.log_in()) for _ in range(3)]
+    others = bearer(await guarded.log_in("bob", "bob's"))
+    gone = await guarded.http.delete("/v1/sessions", headers=mine[1])
+    assert (gone.status_code, gone.content) == (204, b"")
+    for headers in mine:
+        answer = await guarded.http.get("/v1/accounts/1", headers=headers)
+        assert_problem(answer, 401, "session_ended")
+        answer = await guarded.http.delete("/v1/sessions", headers=headers)
+        assert_problem(answer, 401, "session_ended")
+    assert (await guarded.http.get("/v1/accounts/3", headers=others)).status_code == 200
+    again = bearer(await guarded.log_in())
+    assert (await guarded.http.get("/v1/accounts/1", headers=again)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/current", "/v1/sessions"])
+async def test_logging_out_without_a_session_is_a_401(guarded: Running, path: str) -> None:
+    assert_problem(await guarded.http.delete(path), 401, "login_required")
+
+
+async def test_where_nobody_needs_a_session_one_can_still_be_ended(gateway: Running) -> None:
+    token = await gateway.log_in()
+    assert_problem(await gateway.http.delete("/v1/sessions"), 401, "login_required")
+    answer = await gateway.http.delete("/v1/sessions", headers=bearer("no-such-token"))
+    assert_problem(answer, 401, "session_ended")
+    answer = await gateway.http.delete("/v1/sessions", headers=bearer(token))
+    assert answer.status_code == 204
+    assert await gateway.layer.sessions.get(token) is None
 
 
 # --- accounts --------------------------------------------------------------------------------

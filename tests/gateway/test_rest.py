@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from urllib.parse import quote
 
 import pytest
@@ -110,6 +111,40 @@ async def test_an_account_has_its_money_as_exact_numbers(gateway: Running) -> No
         "open_positions": 1,
     }
     assert '"balance":10000.00' in answer.text
+
+
+async def test_accounts_and_positions_are_at_the_latest_price(gateway: Running) -> None:
+    await gateway.layer.prices.put(rtx.Price("EURUSD", bid=1.0970, ask=1.0972))
+    answer = await gateway.http.get("/v1/accounts/1")
+    assert "x-rtx-stale" not in answer.headers
+    money = answer.json()
+    assert (money["balance"], money["equity"]) == (10000.00, 10200.00)
+    assert (money["free_margin"], money["margin_level"]) == (9700.00, 2040.00)
+    answer = await gateway.http.get("/v1/accounts/1/positions")
+    assert "x-rtx-stale" not in answer.headers
+    [position] = answer.json()
+    assert (position["current_price"], position["unrealized_pnl"]) == (1.0970, 200.00)
+
+
+async def test_what_has_no_fresh_price_is_named_in_a_header(gateway: Running) -> None:
+    for path in ("/v1/accounts/1", "/v1/accounts/1/positions"):
+        answer = await gateway.http.get(path)
+        assert (answer.status_code, answer.headers["x-rtx-stale"]) == (200, "EURUSD")
+    assert "x-rtx-stale" not in (await gateway.http.get("/v1/accounts/2")).headers
+
+
+async def test_the_names_in_the_header_are_escaped_and_not_without_end(gateway: Running) -> None:
+    names = ["A\r\nX-Evil: 1", "Ä,%", *(f"S{number:02}" for number in range(60))]
+    async with gateway.layer.accounts.update(2) as row:
+        for name in names:
+            await row.open_position(name, "BUY", 1.0, 1.0, Decimal(1))
+    answer = await gateway.http.get("/v1/accounts/2")
+    assert answer.status_code == 200
+    listed = answer.headers["x-rtx-stale"].split(",")
+    assert listed[0] == "A%0D%0AX-Evil:%201"
+    assert len(listed) == 51
+    assert listed[-1] == "*"
+    assert "x-evil" not in answer.headers
 
 
 async def test_an_account_that_is_not_there_is_a_404(gateway: Running) -> None:

@@ -158,7 +158,7 @@ async def test_a_tick_may_leave_out_type_and_provider(
         "[]",
         '{"type":"quote","symbol":"BTCUSD","time":1,"bid":1,"ask":2}',
         '{"type":"tick","symbol":"BTCUSD","time":1,"bid":"1","ask":2}',
-        '{"type":"tick","symbol":"BTCUSD","time":"2026-01-18T10:30:45Z","bid":1,"ask":2}',
+        '{"type":"tick","symbol":"BTCUSD","time":"yesterday","bid":1,"ask":2}',
         '{"type":"tick","symbol":"BTCUSD","time":1,"bid":1}',
         '{"type":"tick","symbol":"BTCUSD","time":1,"bid":NaN,"ask":2}',
         b'{"type":"tick","symbol":"\xff","time":1,"bid":1,"ask":2}',

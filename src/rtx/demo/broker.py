@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from rtx.database import AccountUpdate
-from rtx.demo import valuation
 from rtx.demo.announcer import Announcer
-from rtx.errors import NotFound
+from rtx.errors import NotFound, Unavailable
 from rtx.gateway.orders import MarketOrder, OrderRejected
 from rtx.layer import DataLayer
+from rtx.marking import valuation
 from rtx.models import Account, Execution, Position, Price, SymbolSpec
 
 
@@ -66,11 +66,13 @@ class PaperBroker:
 
     async def _check_limit(self, account_id: int) -> None:
         decision = await self._layer.limits.orders.hit(account_id)
+        if decision.degraded and not decision.allowed:
+            raise Unavailable(f"orders cannot be counted now ({decision.reason}); try again")
         if not decision.allowed:
             limit = self._layer.limits.orders
             raise OrderRejected(
                 "limit_exceeded",
-                f"more than {limit.limit} orders in {limit.per:g} s; "
+                f"more than {decision.limit} orders in {limit.per:g} s; "
                 f"try again in {decision.retry_after:.3f} s",
                 retry_after=decision.retry_after,
             )

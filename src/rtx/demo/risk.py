@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 
-from rtx.demo import valuation
 from rtx.demo.announcer import Announcer
 from rtx.demo.broker import mark_account
 from rtx.errors import RtxError
 from rtx.layer import DataLayer
+from rtx.marking import valuation
 from rtx.models import Alert, Price
 
 _EVERY = 1.0

@@ -16,7 +16,7 @@ from litestar.handlers import BaseRouteHandler
 
 from rtx.errors import ServerError, Unavailable
 from rtx.gateway.passwords import hash_password, verify_password
-from rtx.gateway.problems import Refused
+from rtx.gateway.problems import RETRY_AFTER_OUTAGE, Refused
 from rtx.models import Session
 
 if TYPE_CHECKING:
@@ -131,9 +131,23 @@ def check_site(gateway: Gateway, connection: Connection) -> None:
         )
 
 
-async def allow(gateway: Gateway, subject: str) -> None:
-    """Count one request of the subject; raise `Refused` over the `api` limit, or `Unavailable`."""
+async def allow(gateway: Gateway, subject: str, *, uncounted: bool) -> None:
+    """Count one request of the subject; raise `Refused` over the `api` limit.
+
+    While the limiter is away, the limit's `when_down` decides, unless a request that was not
+    counted must not pass at all (`uncounted` is false).
+    """
     decision = await gateway.layer.limits.api.hit(subject)
+    if decision.degraded:
+        gateway.counters.limiter_away += 1
+    if decision.degraded and not (decision.allowed and uncounted):
+        raise Refused(
+            503,
+            "unavailable",
+            "requests cannot be counted now; try again in a moment",
+            retryable=True,
+            retry_after=decision.retry_after or RETRY_AFTER_OUTAGE,
+        )
     if not decision.allowed:
         gateway.counters.limited += 1
         raise Refused(
@@ -150,15 +164,15 @@ async def allow_address(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard of the login: counted by address, and closed while it cannot be counted."""
     gateway: Gateway = connection.app.state.gateway
     check_site(gateway, connection)
-    await allow(gateway, address_of(connection))
+    await allow(gateway, address_of(connection), uncounted=False)
 
 
 async def admit(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard of the other routes: finds the caller, and counts the request.
 
-    While the limiter cannot be reached requests pass, and are counted as such: reads of accounts
-    go on from the database. A caller whose session cannot be looked up has none, and is told so
-    where it needs one.
+    While the limiter cannot be reached requests pass, if `api` is open then, and are counted as
+    such: reads of accounts go on from the database. A caller whose session cannot be looked up has
+    none, and is told so where it needs one.
     """
     gateway: Gateway = connection.app.state.gateway
     if connection.scope.get("method") not in ("GET", "HEAD"):
@@ -170,10 +184,8 @@ async def admit(connection: Connection, _: BaseRouteHandler) -> None:
         caller = await identify(gateway, token)
     except (Refused, Unavailable, ServerError) as error:
         problem = error
-    try:
-        await allow(gateway, caller.session.user_id if caller.session else address_of(connection))
-    except (Unavailable, ServerError):
-        gateway.counters.limiter_away += 1
+    subject = caller.session.user_id if caller.session else address_of(connection)
+    await allow(gateway, subject, uncounted=True)
     connection.state.caller = caller
     connection.state.problem = problem
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from litestar import Request, Router, delete, get, post
+from litestar import Request, Response, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
@@ -12,7 +14,7 @@ from rtx.gateway.auth import admit, allow_address, own_account, token_of
 from rtx.gateway.gateway import Gateway
 from rtx.gateway.orders import SYMBOL_PATTERN, SYMBOLS_PATTERN, MarketOrder
 from rtx.gateway.problems import Refused, documented
-from rtx.gateway.replies import HistoryReply, Login, PriceReply, SessionReply
+from rtx.gateway.replies import HistoryReply, JsonResponse, Login, PriceReply, SessionReply
 from rtx.models import Account, Execution, Position, SymbolSpec
 
 SymbolPath = Annotated[
@@ -26,6 +28,8 @@ SymbolPath = Annotated[
 AccountPath = Annotated[int, PathParameter(ge=0, lt=10**18, description="Account id")]
 
 _MAX_SYMBOLS = 1000
+_STALE_AT_MOST = 50  # names of up to 64 characters must fit into what clients take as a header
+_STALE = "The header `X-RTX-Stale` names the symbols whose prices are not fresh."
 _POSITION_PATTERN = r"^[!-~]*:[0-9]{1,15}$(?!\n)"
 
 SESSION: list[dict[str, list[str]]] = [{"session": []}]
@@ -109,29 +113,42 @@ def _unknown_symbol(symbol: str) -> Refused:
 @get(
     "/accounts/{account_id:str}",
     summary="Account",
+    description=f"With equity, free margin and margin level at the latest prices. {_STALE}",
     responses=documented(400, 401, 403, 404, 429, 503),
     tags=["Accounts"],
 )
-async def account(account_id: AccountPath, gateway: NamedDependency[Gateway]) -> Account:
-    found = await gateway.layer.accounts.get(account_id)
+async def account(account_id: AccountPath, gateway: NamedDependency[Gateway]) -> Response[Account]:
+    found = await gateway.layer.marked.account(account_id)
     if found is None:
         raise _unknown_account(account_id)
-    return found
+    return JsonResponse(found.account, headers=_stale(found.stale))
 
 
 @get(
     "/accounts/{account_id:str}/positions",
     summary="Open positions of an account",
+    description=f"With current price and profit at the latest prices. {_STALE}",
     responses=documented(400, 401, 403, 404, 429, 503),
     tags=["Accounts"],
 )
 async def positions(
     account_id: AccountPath, gateway: NamedDependency[Gateway]
-) -> tuple[Position, ...]:
-    found = await gateway.layer.positions.get(account_id)
+) -> Response[list[Position]]:
+    found = await gateway.layer.marked.positions(account_id)
     if found is None:
         raise _unknown_account(account_id)
-    return found
+    stale = {marked.position.symbol for marked in found if marked.stale}
+    return JsonResponse([marked.position for marked in found], headers=_stale(stale))
+
+
+def _stale(symbols: Set[str]) -> dict[str, str]:
+    """The header that names what could not be valued; `*` at the end where that is too much."""
+    if not symbols:
+        return {}
+    names = [quote(name, safe="!#$&'()+./:;<=>@^_`|~") for name in sorted(symbols)]
+    if len(names) > _STALE_AT_MOST:
+        names = [*names[:_STALE_AT_MOST], "*"]
+    return {"X-RTX-Stale": ",".join(names)}
 
 
 @get(
@@ -217,6 +234,28 @@ async def log_out(request: Request[Any, Any, Any], gateway: NamedDependency[Gate
         raise Refused(401, "session_ended", "the session has ended already, or never was")
 
 
+@delete(
+    "/sessions",
+    guards=[admit],
+    summary="Log out everywhere",
+    description="Ends all sessions of the user, this one too.",
+    responses=documented(401, 403, 429, 503),
+    security=SESSION,
+    tags=["Sessions"],
+)
+async def log_out_everywhere(
+    request: Request[Any, Any, Any], gateway: NamedDependency[Gateway]
+) -> None:
+    if request.state.problem is not None:
+        raise request.state.problem
+    session = request.state.caller.session
+    if session is None and token_of(request):
+        raise Refused(401, "session_ended", "the session has ended already, or never was")
+    if session is None:
+        raise Refused(401, "login_required", "no session was given; send its token")
+    await gateway.layer.sessions.revoke_all(session.user_id)
+
+
 def routes(*, login: bool) -> list[Router]:
     """The routers of `/v1`, without the streams; `login` says that accounts need a session."""
     return [
@@ -227,5 +266,5 @@ def routes(*, login: bool) -> list[Router]:
             security=SESSION if login else None,
             route_handlers=[account, positions, executions, order],
         ),
-        Router("/v1", route_handlers=[log_in]),
+        Router("/v1", route_handlers=[log_in, log_out_everywhere]),
     ]

@@ -26,6 +26,10 @@ _GAUGES = frozenset(
     {
         ("wire", "connections"),
         ("wire", "in_flight"),
+        ("breaker", "open"),
+        ("near", "entries"),
+        ("near", "bytes"),
+        ("breaker", "owed"),
         ("hub", "channels"),
         ("gateway", "connections"),
         ("gateway", "market_channels"),
@@ -34,6 +38,10 @@ _GAUGES = frozenset(
 
 _HELP = {
     "cache": "Typed caches",
+    "breaker": "Whether the caches' server is asked, and what it is still to be told",
+    "near": "Values kept decoded in this process",
+    "board": "Latest prices in this process",
+    "marked": "Accounts and positions valued at the latest prices",
     "limit": "Rate limits",
     "wire": "Connections to the servers",
     "channel": "Channels of market data, executions and alerts",

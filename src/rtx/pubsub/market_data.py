@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rtx import codecs
@@ -14,14 +14,12 @@ from rtx.models import Price, Tick, check_quote
 from rtx.pubsub.base import Policy, Subscription
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.market_inbox import MarketDataStats, MarketInbox
+from rtx.pubsub.tick_writer import TickWriter
 from rtx.settings import ChannelSettings
-from rtx.wire import Caller, Reply
+from rtx.wire import Caller
 
 ALL = "*"
 """Subscribe to this instead of symbols to get every symbol."""
-
-_CHUNK = 1_000  # ticks in one write, so that one feed cannot hold a connection for long
-_NAMES_AT_MOST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,10 @@ class Published:
 class MarketData:
     """Channels `market_data:{symbol}`: the latest value counts, and every tick is published.
 
-    One publish is one write: SET of the price, then PUBLISH of the tick. Where cache and pubsub
-    are two servers, or a cluster, the prices are stored first, so that a new subscriber finds no
-    hole. A tick whose node in a cluster is away is not waited with: the next one is worth more.
+    One publish is one write: the price is stored, unless one of a later tick is there, and then the
+    tick published. Where cache and pubsub are two servers, or a cluster, the prices are stored
+    first, so that a new subscriber finds no hole. A tick whose node in a cluster is away is not
+    waited with: the next one is worth more.
     """
 
     def __init__(
@@ -51,20 +50,25 @@ class MarketData:
         *,
         one_server: bool,
     ) -> None:
+        self.stats = MarketDataStats()
         self._cache = cache
-        self._pubsub = pubsub
         self._hub = hub
         self._keys = keys
         self._settings = settings
-        self._one_server = one_server
-        self._suffix = _expiry(price_ttl)
-        self._verb = b"$8\r\nSPUBLISH\r\n" if hub.sharded else b"$7\r\nPUBLISH\r\n"
-        self._heads: dict[str, tuple[bytes, bytes]] = {}
+        self._writer = TickWriter(
+            cache,
+            pubsub,
+            keys,
+            price_ttl,
+            self.stats,
+            one_server=one_server,
+            sharded=hub.sharded,
+        )
         self._syncs: set[asyncio.Task[None]] = set()
-        self.stats = MarketDataStats()
 
     async def close(self) -> None:
-        """End the tasks that read snapshots."""
+        """End the tasks that read snapshots, and let writes that are under way end."""
+        await self._writer.close()
         for task in self._syncs:
             task.cancel()
         await asyncio.gather(*self._syncs, return_exceptions=True)
@@ -81,10 +85,10 @@ class MarketData:
         except BadTick as error:
             self.stats.refused[error.reason] += 1
             raise
-        await self._send([tick])
+        await self._writer.write(tick)
 
     async def publish_many(self, ticks: Iterable[Tick]) -> Published:
-        """Publish ticks in their order; of each symbol the last good one is stored as its price.
+        """Publish ticks in their order; of each symbol the latest good one is stored as its price.
 
         A bad tick is refused and counted, and the others go on. Raises `Unavailable` and
         `ServerError`; ticks may then have been published in part.
@@ -99,58 +103,8 @@ class MarketData:
             else:
                 good.append(tick)
         self.stats.refused.update(refused)
-        for start in range(0, len(good), _CHUNK):
-            await self._send(good[start : start + _CHUNK])
+        await self._writer.write_many(good)
         return Published(len(good), dict(refused))
-
-    async def _send(self, ticks: Sequence[Tick]) -> None:
-        prices = {tick.symbol: tick for tick in ticks}
-        stores = [self._store_command(tick) for tick in prices.values()]
-        publishes = [self._publish_command(tick) for tick in ticks]
-        if self._one_server:
-            replies = await self._cache.batch_packed([*stores, *publishes])
-            stored, published = replies[: len(stores)], replies[len(stores) :]
-        else:
-            try:
-                stored = await self._cache.batch_packed(stores, patient=False)
-            except Unavailable:
-                # The live ticks are worth more than the snapshot; the old price expires by itself.
-                stored = []
-                self.stats.prices_not_stored += len(stores)
-            published = await self._pubsub.batch_packed(publishes, patient=False)
-        self._count(stored, published)
-
-    def _count(self, stored: list[Reply], published: list[Reply]) -> None:
-        errors = [reply for reply in stored + published if isinstance(reply, ServerError)]
-        if errors:
-            failed = sum(1 for reply in stored if isinstance(reply, ServerError))
-            self.stats.prices_not_stored += failed
-            self.stats.published += len(published) - (len(errors) - failed)
-            raise errors[0]
-        self.stats.prices_stored += len(stored)
-        self.stats.published += len(published)
-
-    def _head(self, symbol: str) -> tuple[bytes, bytes]:
-        """The unchanging start of SET and PUBLISH for a symbol, packed once."""
-        head = self._heads.get(symbol)
-        if head is None:
-            if len(self._heads) >= _NAMES_AT_MOST:
-                self._heads.clear()
-            key = self._keys.price(symbol).encode()
-            channel = self._keys.market_data(symbol).encode()
-            head = self._heads[symbol] = (
-                b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n" % (len(key), key),
-                b"*3\r\n%b$%d\r\n%b\r\n" % (self._verb, len(channel), channel),
-            )
-        return head
-
-    def _store_command(self, tick: Tick) -> bytes:
-        value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
-        return b"%b$%d\r\n%b\r\n%b" % (self._head(tick.symbol)[0], len(value), value, self._suffix)
-
-    def _publish_command(self, tick: Tick) -> bytes:
-        message = codecs.encode(tick)
-        return b"%b$%d\r\n%b\r\n" % (self._head(tick.symbol)[1], len(message), message)
 
     # --- subscribing -----------------------------------------------------------------------
 
@@ -222,9 +176,3 @@ class MarketData:
 def _check(tick: Tick) -> None:
     check_quote(tick.symbol, tick.bid, tick.ask)
     codecs.check_time(tick.symbol, tick.time)
-
-
-def _expiry(seconds: float) -> bytes:
-    """`PX milliseconds`, as the end of a packed SET."""
-    text = b"%d" % max(1, round(seconds * 1000))
-    return b"$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(text), text)

@@ -27,6 +27,7 @@ class MarketDataStats:
     published: int = 0
     prices_stored: int = 0
     prices_not_stored: int = 0
+    prices_late: int = 0
     delivered: int = 0
     conflated: int = 0
     skipped: int = 0

@@ -1,6 +1,6 @@
 """Rate limits that hold in every window."""
 
-from rtx.ratelimit.base import Decision, LimitStats
-from rtx.ratelimit.sliding_log import Limit, Limits
+from rtx.ratelimit.base import Decision, Id, Limit, LimitStats
+from rtx.ratelimit.limits import Limits
 
-__all__ = ["Decision", "Limit", "LimitStats", "Limits"]
+__all__ = ["Decision", "Id", "Limit", "LimitStats", "Limits"]

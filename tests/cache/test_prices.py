@@ -1,13 +1,11 @@
-"""Prices that are gone when they are old, and sessions that only their tokens open."""
+"""Prices that are gone when they are old."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 
 import pytest
-import redis.asyncio as redis_py
 
 import rtx
 from rtx.settings import Settings, TTLSettings
@@ -20,8 +18,8 @@ def price(symbol: str = "EURUSD", bid: float = 1.0) -> rtx.Price:
 
 @pytest.fixture
 def brief(settings: Settings) -> Settings:
-    """Prices live 100 ms and sessions 150 ms."""
-    return settings.model_copy(update={"ttl": TTLSettings(price=0.1, session=0.15)})
+    """Prices live 100 ms."""
+    return settings.model_copy(update={"ttl": TTLSettings(price=0.1)})
 
 
 async def test_a_price_vanishes_after_one_second(layer: rtx.DataLayer) -> None:
@@ -70,46 +68,3 @@ async def test_an_invalidated_price_is_not_fresh(layer: rtx.DataLayer) -> None:
     await layer.prices.put_many([price("A"), price("B")])
     await layer.prices.invalidate("A")
     assert list(await layer.prices.get_many(["A", "B"])) == ["B"]
-
-
-async def test_a_session_opens_with_its_token_and_nothing_else(
-    layer: rtx.DataLayer, witness: redis_py.Redis
-) -> None:
-    token, session = await layer.sessions.create("user-7", iter([1, 2]))
-    other, _ = await layer.sessions.create("user-7", [])
-    assert (session.user_id, session.accounts) == ("user-7", (1, 2))
-    assert session.expires_at - session.created_at == 24 * 3_600_000
-    assert token != other
-    assert len(token) >= 43
-    assert await layer.sessions.get(token) == session
-    hashed = hashlib.sha256(token.encode()).hexdigest()
-    for wrong in (hashed, token[:-1], token.upper(), "", "*", f"{token}\n", "Ü" * 50):
-        assert await layer.sessions.get(wrong) is None
-    for key in [key async for key in witness.scan_iter(f"{layer.keys.namespace}:*")]:
-        value = await witness.get(key)
-        for secret in (token, other):
-            assert secret.encode() not in key
-            assert secret.encode() not in value
-
-
-async def test_a_revoked_session_is_over_everywhere(
-    layer: rtx.DataLayer, settings: Settings
-) -> None:
-    async with rtx.open(settings) as other:
-        token, session = await layer.sessions.create("user-7", [1])
-        assert await other.sessions.get(token) == session
-        assert await other.sessions.revoke(token) is True
-        assert await layer.sessions.get(token) is None
-        assert await layer.sessions.revoke(token) is False
-        assert await layer.sessions.revoke("no such token") is False
-
-
-async def test_a_session_ends_by_itself(brief: Settings) -> None:
-    async with rtx.open(brief) as layer:
-        token, session = await layer.sessions.create("user-7", [1])
-        assert session.expires_at - session.created_at == 150
-
-        async def over() -> bool:
-            return await layer.sessions.get(token) is None
-
-        await eventually(over, within=5)

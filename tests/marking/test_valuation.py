@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal, localcontext
+from fractions import Fraction
 
 import pytest
 
 from rtx import Position, Price
-from rtx.demo import valuation
 from rtx.feeds import INSTRUMENTS
+from rtx.marking import valuation
 from rtx.models import Side
 
 EURUSD = INSTRUMENTS["EURUSD"].spec
@@ -75,3 +76,29 @@ def test_a_position_whose_price_or_conversion_is_stale_is_not_marked() -> None:
 def test_without_margin_there_is_no_level() -> None:
     assert valuation.level(Decimal(100), Decimal(0)) is None
     assert valuation.level(Decimal(500), Decimal(400)) == Decimal("125.00")
+
+
+def test_figures_do_not_depend_on_the_decimal_context_of_the_caller() -> None:
+    held = Position(1, "EURGBP", "SELL", 12.34, 0.86123, 0.86, Decimal(0))
+    prices = {**PRICES, "EURGBP": Price("EURGBP", bid=0.85987, ask=0.85991)}
+
+    def figures() -> list[object]:
+        return [
+            valuation.marked(held, EURGBP, prices),
+            valuation.margin_for(USDJPY, 7.77, 149.995, Decimal("0.0066671")),
+            valuation.conversion_rate("JPY", PRICES),
+            valuation.level(Decimal("12345678.91"), Decimal("777.77")),
+        ]
+
+    usual = figures()
+    with localcontext(Context(prec=4, rounding=ROUND_UP)):
+        assert figures() == usual
+    # (0.86123 - 0.85991) * 12.34 * 100,000 * 1.25
+    assert usual[0] == (0.85991, Decimal("2036.10"))
+
+
+def test_profit_of_more_digits_than_a_float_has_is_exact() -> None:
+    rate = Decimal("1.2345678901234567890123456789")
+    gain = valuation.profit(EURUSD, "BUY", 99.99, 1.23456, 1.33333, rate)
+    whole = Fraction("0.09877") * Fraction("99.99") * 100_000 * Fraction(rate)
+    assert abs(Fraction(gain) - whole) <= Fraction(1, 200)

@@ -1,14 +1,21 @@
-"""What a position is worth: pure functions over prices, in account currency."""
+"""What a position is worth: pure functions over prices, in account currency.
+
+Sums and products of money are exact, whatever decimal context the caller's thread has set; what is
+not a whole number of cents is rounded half-even at the end. Only a conversion by an inverse pair
+(1 / USDJPY) has no exact decimal: it has 28 digits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from rtx.models import Position, Price, Side, SymbolSpec
 
 ACCOUNT_CURRENCY = "USD"
 _CENT = Decimal("0.01")
+_EXACT = Context(prec=256, rounding=ROUND_HALF_EVEN)
+_INVERSE = Context(prec=28, rounding=ROUND_HALF_EVEN)
 
 
 def exact(number: float) -> Decimal:
@@ -31,26 +38,24 @@ def conversion_rate(quote: str, prices: Mapping[str, Price]) -> Decimal | None:
     if direct in prices:
         return exact(prices[direct].mid)
     if inverse in prices:
-        return Decimal(1) / exact(prices[inverse].mid)
+        return _INVERSE.divide(Decimal(1), exact(prices[inverse].mid))
     return None
 
 
 def margin_for(spec: SymbolSpec, volume: float, price: float, rate: Decimal) -> Decimal:
     """Margin to hold for a volume in lots at a price, rounded to the cent."""
-    notional = exact(volume) * exact(spec.contract_size) * exact(price) * rate
-    return (notional * exact(spec.margin_rate)).quantize(_CENT, ROUND_HALF_EVEN)
+    return _cents(
+        exact(volume), exact(spec.contract_size), exact(price), rate, exact(spec.margin_rate)
+    )
 
 
 def profit(
     spec: SymbolSpec, side: Side, volume: float, opened: float, closed: float, rate: Decimal
 ) -> Decimal:
     """Profit of a volume in lots from one price to another, rounded to the cent."""
-    move = exact(closed) - exact(opened)
-    if side == "SELL":
-        move = -move
-    return (move * exact(volume) * exact(spec.contract_size) * rate).quantize(
-        _CENT, ROUND_HALF_EVEN
-    )
+    before, after = exact(opened), exact(closed)
+    move = _EXACT.subtract(after, before) if side == "BUY" else _EXACT.subtract(before, after)
+    return _cents(move, exact(volume), exact(spec.contract_size), rate)
 
 
 def closing_price(side: Side, price: Price) -> float:
@@ -71,4 +76,13 @@ def marked(
 
 def level(equity: Decimal, margin: Decimal) -> Decimal | None:
     """Margin level in percent; None while no margin is used."""
-    return (equity / margin * 100).quantize(_CENT, ROUND_HALF_EVEN) if margin else None
+    if not margin:
+        return None
+    return _cents(_EXACT.divide(equity, margin), Decimal(100))
+
+
+def _cents(*factors: Decimal) -> Decimal:
+    product = Decimal(1)
+    for factor in factors:
+        product = _EXACT.multiply(product, factor)
+    return _EXACT.quantize(product, _CENT)

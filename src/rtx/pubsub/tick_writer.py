@@ -1,0 +1,242 @@
+"""Writes ticks: the latest of each symbol is stored as its price, and every one is published."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rtx import codecs
+from rtx.errors import ServerError, Unavailable, anew
+from rtx.keys import Keys
+from rtx.models import Tick
+from rtx.pubsub.market_inbox import MarketDataStats
+from rtx.wire import Caller, Reply, Script
+
+_CHUNK = 1_000  # ticks in one write, so that one feed cannot hold a connection for long
+_IN_SCRIPT = 250  # ticks and their prices: some 0.8 ms, in which the server does nothing else
+_NAMES_AT_MOST = 100_000
+
+
+class _Message(NamedTuple):
+    """A tick, and its channel and JSON as RESP bytes."""
+
+    tick: Tick
+    packed: bytes
+
+
+class TickWriter:
+    """Sends ticks to the servers of the roles cache and pubsub.
+
+    Where these are one server, a script stores the prices and publishes the ticks in one step.
+    Where they are two, or a cluster, the prices are stored before the ticks are published. A price
+    never takes the place of one of a later tick: the script sees to that, and all publishers of
+    one turn of the event loop share its cost.
+    """
+
+    def __init__(
+        self,
+        cache: Caller,
+        pubsub: Caller,
+        keys: Keys,
+        price_ttl: float,
+        stats: MarketDataStats,
+        *,
+        one_server: bool,
+        sharded: bool,
+    ) -> None:
+        self._cache = cache
+        self._pubsub = pubsub
+        self._keys = keys
+        self._one_server = one_server
+        self._stats = stats
+        script = Script.load("rtx", "price")
+        self._known = _bulk(b"EVALSHA") + _bulk(script.sha.encode())
+        self._whole = _bulk(b"EVAL") + _bulk(script.text.encode())
+        self._ttl = _bulk(b"%d" % max(1, round(price_ttl * 1000)))
+        self._publish = b"*3\r\n" + _bulk(b"SPUBLISH" if sharded else b"PUBLISH")
+        self._names: dict[str, tuple[bytes, bytes]] = {}
+        self._turn_began = False
+        self._others: list[tuple[_Message, asyncio.Future[None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Let what is under way end; the time-outs of its calls bound it."""
+        self._end_turn()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def write(self, tick: Tick) -> None:
+        """Write one tick. Raises `Unavailable`, `ServerError`.
+
+        The first of a turn of the event loop leaves at once, the others of that turn together.
+        """
+        message = self._message(tick)
+        if self._turn_began:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._others.append((message, done))
+            await done
+            return
+        self._turn_began = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+        _raise_first(*await self._send([tick], [message]))
+
+    async def write_many(self, ticks: Sequence[Tick]) -> None:
+        """Write ticks in their order. Raises `Unavailable`, and the first `ServerError`."""
+        self._end_turn()
+        for start in range(0, len(ticks), _CHUNK):
+            some = ticks[start : start + _CHUNK]
+            _raise_first(*await self._send(_latest(some), [self._message(tick) for tick in some]))
+
+    # --- a turn of the event loop ----------------------------------------------------------
+
+    def _end_turn(self) -> None:
+        self._turn_began = False
+        others, self._others = self._others, []
+        for start in range(0, len(others), _CHUNK):
+            task = asyncio.create_task(self._deliver(others[start : start + _CHUNK]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, others: Sequence[tuple[_Message, asyncio.Future[None]]]) -> None:
+        """Write ticks of several publishers, and tell each what came of its own."""
+        prices = _latest([message.tick for message, _ in others])
+        try:
+            stored, published = await self._send(prices, [message for message, _ in others])
+        except Exception as failure:
+            for _, done in others:
+                if not done.done():
+                    done.set_exception(anew(failure))
+            return
+        failed = {
+            price.symbol: reply
+            for price, reply in zip(prices, stored, strict=False)
+            if isinstance(reply, ServerError)
+        }
+        for (message, done), reply in zip(others, published, strict=True):
+            if done.done():  # its publisher has given up
+                continue
+            error = reply if isinstance(reply, ServerError) else failed.get(message.tick.symbol)
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(anew(error))
+
+    # --- the servers -----------------------------------------------------------------------
+
+    async def _send(
+        self, prices: Sequence[Tick], messages: Sequence[_Message]
+    ) -> tuple[list[Reply], list[Reply]]:
+        """The replies to both; those to the prices are missing where their server is away."""
+        if self._one_server:
+            stored, published = await self._in_one_step(prices, messages)
+        else:
+            try:
+                # One by one, for the keys may be in different slots of a cluster.
+                replies = await self._run([([price], ()) for price in prices])
+                stored = [reply[0] for reply in replies]
+            except Unavailable:
+                # The live ticks are worth more than the snapshot; the old price expires by itself.
+                stored = []
+                self._stats.prices_not_stored += len(prices)
+            publishes = [self._publish + message.packed for message in messages]
+            published = await self._pubsub.batch_packed(publishes, patient=False)
+        self._count(stored, published)
+        return stored, published
+
+    async def _in_one_step(
+        self, prices: Sequence[Tick], messages: Sequence[_Message]
+    ) -> tuple[list[Reply], list[Reply]]:
+        # Prices are in the order in which their symbols come first among the ticks, so that each
+        # is stored in the same script as these are published, or before.
+        parts = [
+            (prices[start : start + _IN_SCRIPT], messages[start : start + _IN_SCRIPT])
+            for start in range(0, len(messages), _IN_SCRIPT)
+        ]
+        stored: list[Reply] = []
+        published: list[Reply] = []
+        for (some, _), replies in zip(parts, await self._run(parts), strict=True):
+            stored += replies[: len(some)]
+            published += replies[len(some) :]
+        return stored, published
+
+    async def _run(
+        self, parts: Sequence[tuple[Sequence[Tick], Sequence[_Message]]]
+    ) -> list[list[Reply]]:
+        """Run the script for each part; the replies to its prices and messages."""
+        calls = [self._call(self._known, *part) for part in parts]
+        replies = await self._cache.batch_packed(calls, patient=False)
+        unknown = [
+            place
+            for place, reply in enumerate(replies)
+            if isinstance(reply, ServerError) and reply.prefix == "NOSCRIPT"
+        ]
+        if unknown:  # to a server that was restarted, or has just been promoted; nothing was done
+            calls = [self._call(self._whole, *parts[place]) for place in unknown]
+            again = await self._cache.batch_packed(calls, patient=False)
+            for place, reply in zip(unknown, again, strict=True):
+                replies[place] = reply
+        return [
+            reply if isinstance(reply, list) else [reply] * (len(prices) + len(messages))
+            for (prices, messages), reply in zip(parts, replies, strict=True)
+        ]
+
+    def _count(self, stored: list[Reply], published: list[Reply]) -> None:
+        count, late = stored.count(1), stored.count(0)
+        self._stats.prices_stored += count
+        self._stats.prices_late += late
+        self._stats.prices_not_stored += len(stored) - count - late
+        refused = sum(1 for reply in published if isinstance(reply, ServerError))
+        self._stats.published += len(published) - refused
+
+    # --- RESP ------------------------------------------------------------------------------
+
+    def _names_of(self, symbol: str) -> tuple[bytes, bytes]:
+        """The price's key and the channel of a symbol, packed once."""
+        names = self._names.get(symbol)
+        if names is None:
+            if len(self._names) >= _NAMES_AT_MOST:
+                self._names.clear()
+            key = self._keys.price(symbol).encode()
+            channel = self._keys.market_data(symbol).encode()
+            names = self._names[symbol] = (_bulk(key), _bulk(channel))
+        return names
+
+    def _message(self, tick: Tick) -> _Message:
+        text = codecs.encode(tick)
+        channel = self._names_of(tick.symbol)[1]
+        return _Message(tick, b"%b$%d\r\n%b\r\n" % (channel, len(text), text))
+
+    def _call(self, script: bytes, prices: Sequence[Tick], messages: Sequence[_Message]) -> bytes:
+        count = b"%d" % len(prices)
+        words = 4 + 3 * len(prices) + 2 * len(messages)
+        parts = [b"*%d\r\n%b$%d\r\n%b\r\n" % (words, script, len(count), count)]
+        parts += [self._names_of(tick.symbol)[0] for tick in prices]
+        parts.append(self._ttl)
+        for tick in prices:
+            value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
+            time = b"%d" % tick.time
+            parts.append(b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(value), value, len(time), time))
+        parts += [message.packed for message in messages]
+        return b"".join(parts)
+
+
+def _latest(ticks: Iterable[Tick]) -> list[Tick]:
+    """The latest tick of each symbol, by its own time, and of those the last."""
+    latest: dict[str, Tick] = {}
+    for tick in ticks:
+        before = latest.get(tick.symbol)
+        if before is None or before.time <= tick.time:
+            latest[tick.symbol] = tick
+    return list(latest.values())
+
+
+def _raise_first(stored: Iterable[Reply], published: Iterable[Reply]) -> None:
+    for replies in (stored, published):
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+
+
+def _bulk(text: bytes) -> bytes:
+    """A bulk string of RESP."""
+    return b"$%d\r\n%b\r\n" % (len(text), text)
