@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from benchmarks import limiter_peers as peers
+from benchmarks.bare import open_bare
 from benchmarks.base import Arena, Case, Contestant, Measure, Role, Run, Sample, WrongResult
 from benchmarks.limiter import MOVING, contestant
 from benchmarks.limiter_peers import DB, Hit, Quota
@@ -44,7 +45,7 @@ def _moving(arena: Arena, limit: int, count: int) -> Iterator[tuple[str | bytes 
 def _server_time(commands: Commands, limit: int) -> Contestant:
     @asynccontextmanager
     async def opened(arena: Arena) -> AsyncIterator[Run]:
-        async with peers.open_bare(arena, DB) as loop:
+        async with open_bare(arena, DB) as loop:
 
             async def send(count: int) -> None:
                 batch: list[bytes] = []
@@ -139,7 +140,7 @@ CASES = (
     ),
     Case(
         name="limiter.worst",
-        title="hits in the worst second of a limit of 10 in 1 s, under bursts at the windows' edges",
+        title="hits in the worst second of a limit of 10 in 1 s, by bursts at the edges of windows",
         measures=(Measure("worst", "hits", more_is_better=False),),
         contestants=tuple(
             _in_the_worst_window(*each)

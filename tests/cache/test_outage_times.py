@@ -18,7 +18,7 @@ from rtx.settings import CacheSettings
 from rtx.topology.process import ServerProcess
 from rtx.urls import Address
 from rtx.wire import Connection, ConnectOptions, Pool
-from tests.cache.numbers import Rows, numbers, open_pool
+from tests.cache.numbers import CALM, Rows, numbers, open_pool
 from tests.conftest import eventually
 from tests.wire.faults import HEALTHY, Faults, Proxy
 
@@ -77,10 +77,12 @@ async def proxy(own_server: ServerProcess) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def through(proxy: Proxy, rows: Rows) -> AsyncIterator[tuple[Cache[int, int], Pool]]:
+async def through(
+    proxy: Proxy, rows: Rows, settings: CacheSettings | None = None
+) -> AsyncIterator[tuple[Cache[int, int], Pool]]:
     async with (
         open_pool(f"redis://{proxy.address}", connect_timeout=0.5) as pool,
-        numbers(pool, "n", rows, settings=CacheSettings()) as cache,
+        numbers(pool, "n", rows, settings=settings or CacheSettings()) as cache,
     ):
         yield cache, pool
 
@@ -136,7 +138,7 @@ async def test_a_server_that_takes_no_writes_serves_what_it_has_and_the_database
     own_server: ServerProcess, proxy: Proxy, trouble: Break
 ) -> None:
     rows = Rows(**{f"n{id}": id for id in range(100)})
-    async with through(proxy, rows) as (cache, _pool):
+    async with through(proxy, rows, CALM) as (cache, _pool):
         await cache.get_many(range(50))
         await trouble(proxy, own_server)
         rows.asked.clear()

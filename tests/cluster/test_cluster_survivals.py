@@ -131,12 +131,6 @@ async def test_a_node_that_is_away_for_less_than_the_time_outs(
     assert not trial.follower.gaps, "late is not lost"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="ticks of one turn of the event loop are written together, so that each of them waits "
-    "for the slowest node",
-)
 async def test_a_frozen_node_holds_up_no_tick_of_another(
     cluster: LocalCluster, layer: rtx.DataLayer
 ) -> None:

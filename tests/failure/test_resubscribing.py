@@ -66,11 +66,6 @@ async def test_ten_thousand_channels_are_back_within_a_second(
         assert [item.symbol for item in last if isinstance(item, rtx.Tick)] == names
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a server that has forgotten the script publishes the tick before its price is stored",
-)
 async def test_who_joins_just_after_a_script_was_forgotten_begins_with_the_latest_tick(
     own_server: ServerProcess,
 ) -> None:

@@ -161,8 +161,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def silent(self) -> float:
-        """Seconds that the calls in flight have waited for any sign of the peer."""
-        return self._loop.time() - self._alive_at if self._pending else 0.0
+        """Seconds that the calls that were sent have waited for any sign of the peer."""
+        waiting = len(self._pending) > len(self._out)
+        return self._loop.time() - self._alive_at if waiting else 0.0
 
     @property
     def has_room(self) -> bool:
