@@ -108,8 +108,11 @@ def namespace() -> str:
 
 @pytest.fixture
 def settings(shared_server: str, namespace: str) -> Settings:
-    """Settings for the shared server under this test's namespace."""
-    return Settings.load(url=shared_server, namespace=namespace)
+    """Settings for the shared server under this test's namespace.
+
+    The deadline of limits is long: a busy machine must not turn a decision into one without server.
+    """
+    return Settings.load(url=shared_server, namespace=namespace, limiter={"deadline": 5.0})
 
 
 @pytest.fixture

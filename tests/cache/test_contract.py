@@ -476,6 +476,27 @@ async def test_a_price_that_is_no_number_is_not_fresh(
     assert layer.prices.stats.undecodable == 3
 
 
+@pytest.mark.parametrize("raised", [KeyError, AttributeError, ZeroDivisionError, RuntimeError])
+async def test_a_decoder_of_the_users_may_fail_as_it_likes(
+    pool: Pool, namespace: str, witness: redis_py.Redis, raised: type[Exception]
+) -> None:
+    def decode(raw: bytes) -> int:
+        if raw == b"odd":
+            raise raised("what is this?")
+        return int(raw.decode())
+
+    rows = Rows(n1=10, n2=20)
+    async with numbers(pool, namespace, rows) as cache:
+        cache._decode = cache._reading._decode = cache._filler.decode = decode
+        for id in (1, 2):
+            await witness.set(f"{namespace}:{id}", "odd")
+        assert await cache.get(1) == 10
+        assert await cache.get_many([1, 2, 3]) == {1: 10, 2: 20}
+        assert await cache.get_many([2, 1]) == {1: 10, 2: 20}
+        assert await cache.get(9) is None
+        assert cache.stats.undecodable == 2
+
+
 async def test_a_value_that_becomes_unreadable_between_look_and_claim_is_replaced_too(
     pool: Pool, namespace: str, witness: redis_py.Redis
 ) -> None:

@@ -90,7 +90,7 @@ async def quiet_loop() -> AsyncIterator[None]:
 
 @pytest.fixture
 def settings(cluster: LocalCluster, namespace: str) -> Settings:
-    return Settings.load(url=cluster.url, namespace=namespace)
+    return Settings.load(url=cluster.url, namespace=namespace, limiter={"deadline": 5.0})
 
 
 @pytest.fixture

@@ -143,12 +143,14 @@ class Cache(Generic[K, V]):
                 raw = await self._call("GET", key, timeout=self._timeout)
             except FAILURES as error:
                 return await self._reading.after_failure(id, key, self._loads, began, error)
-            try:
-                value = self._decode(raw)  # type: ignore[arg-type]
-            except UNREADABLE:
-                return await self._reading.after_reply(id, key, self._loads, began, raw)
-            self.stats.hits += 1
-            return value
+            if raw is not None:
+                try:
+                    value = self._decode(raw)  # type: ignore[arg-type]
+                except UNREADABLE:
+                    return await self._reading.after_reply(id, key, self._loads, began, raw)
+                self.stats.hits += 1
+                return value
+            return await self._reading.after_reply(id, key, self._loads, began, None)
         return await self._reading.one(id, key, self._loads)
 
     async def get_many(self, ids: Iterable[K]) -> dict[K, V]:
@@ -310,6 +312,8 @@ class Cache(Generic[K, V]):
         key = self._key(id)
         await self._breaker.attempt()
         raw = await self._pool.call("GET", key)
+        if raw is None:
+            raise missing
         try:
             edit = Edit(self._decode(cast(bytes, raw)))
         except UNREADABLE:

@@ -114,7 +114,7 @@ class PriceCache(Cache[str, Price]):
 
         Raises `BadTick`, `Unavailable`, `ServerError`.
         """
-        await self._put([(price.symbol, price, price.time)])
+        await self._put([(price.symbol, price, 0)])
 
     async def put_many(self, prices: Iterable[Price]) -> None:
         """Store prices in one write, the latest of each symbol. Raises as `put`."""
@@ -125,7 +125,7 @@ class PriceCache(Cache[str, Price]):
                 latest[price.symbol] = price
             else:
                 self.stats.late += 1
-        await self._put([(price.symbol, price, price.time) for price in latest.values()])
+        await self._put([(price.symbol, price, 0) for price in latest.values()])
 
     def update(self, symbol: str) -> AbstractAsyncContextManager[Edit[Price]]:
         """Change a price that is there, in Redis; see `SymbolCache.update`. Raises `Conflict`."""
@@ -133,9 +133,7 @@ class PriceCache(Cache[str, Price]):
 
     async def _write(self, items: list[tuple[str, bytes, int]]) -> list[Reply]:
         ttl_ms = self._remote.ttl_ms
-        calls: list[Call] = [
-            (self._script, (key,), (ttl_ms(key), raw, time)) for key, raw, time in items
-        ]
+        calls: list[Call] = [(self._script, (key,), (ttl_ms(key), raw)) for key, raw, _ in items]
         replies = await run_all(self._pool, calls)
         return [reply[0] if isinstance(reply, list) else reply for reply in replies]
 

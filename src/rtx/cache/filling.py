@@ -18,7 +18,7 @@ from rtx.cache.contract import CacheStats, Found
 from rtx.cache.loading import Loading
 from rtx.cache.remote import Remote
 from rtx.cache.trip import Flight, Trip
-from rtx.errors import anew
+from rtx.errors import DatabaseUnavailable, anew
 from rtx.models import Versioned
 
 K = TypeVar("K")
@@ -57,9 +57,11 @@ class Filler(Generic[K, V]):
         self._tasks: set[asyncio.Task[None]] = set()
         self.moments = count()
         self.process = secrets.token_hex(8)
+        self._closed = False
 
     async def close(self) -> None:
-        """End all flights."""
+        """End all flights; there are no others after that."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -83,6 +85,8 @@ class Filler(Generic[K, V]):
         `spent` seconds of the read have gone already; `unreadable` has raw values by key that
         are no values. Unless `ask`, the server is left alone. Raises what the loader raises.
         """
+        if self._closed:
+            raise DatabaseUnavailable("the data layer is closed; open it before you read")
         found: dict[K, Found[V]] = {}
         left = ids
         for _ in range(_TRIES):
@@ -112,7 +116,7 @@ class Filler(Generic[K, V]):
 
     def refresh(self, id: K, loads: Loading[K, V]) -> None:
         """Load and store a value anew in the background, while readers keep the one there is."""
-        if id not in self._flights:
+        if id not in self._flights and not self._closed:
             self._flights[id] = flight = Flight[V]()
             self.own(Trip(self, {id: flight}, loads, 0.0, {}, refresh=True).run())
 

@@ -152,10 +152,12 @@ class Reading(Generic[K, V]):
                 if loads is None:
                     raise
                 return _values(await self._from_database(ids, loads))
-        replies = cast("list[bytes | None]", raws)
+        replies = cast("list[bytes]", raws)
+        if None in replies:
+            return await self._some(ids, keys, replies, loads, began)
         try:
-            found = dict(zip(ids, map(self._decode, replies), strict=True))  # type: ignore[arg-type]
-        except UNREADABLE:  # None is a miss; what else there is, is told apart one by one
+            found = dict(zip(ids, map(self._decode, replies), strict=True))
+        except UNREADABLE:
             return await self._some(ids, keys, replies, loads, began)
         self._hits(found)
         return found
@@ -241,11 +243,11 @@ class Reading(Generic[K, V]):
         try:
             # Half of the time: what its connection cannot do, the pool's others may.
             return await near.fetch(key, self._decode, self._patience / 2)
+        except FAILURES:
+            return _PASS
         except UNREADABLE:
             self._stats.undecodable += loads is None  # else it is counted when it is replaced
             return None
-        except FAILURES:
-            return _PASS
 
     async def _early_get(self, id: K, key: str, loads: Loading[K, V]) -> Reply:
         """The value; shortly before its end one reader, drawn by lot, has it loaded anew.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rtx.cache.contract import Found
 from rtx.cache.loading import Loading
 from rtx.cache.remote import Claim, State
-from rtx.codecs import DecodeError
-from rtx.errors import DatabaseUnavailable, RtxError, ServerError, Unavailable
+from rtx.errors import DatabaseUnavailable, RtxError, ServerBusy, ServerError, Unavailable
 from rtx.wire import Reply
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ V = TypeVar("V")
 LEAST = 0.01
 """Seconds that a step gets when the steps before it have used up the read's time."""
 
-UNREADABLE = (*DecodeError, TypeError, ValueError)
-"""What decoders raise for a value that is none."""
+UNREADABLE = Exception
+"""What decoders raise for a value that is none, those of users whatever they like."""
 
 _PAUSES = (0.005, 0.01, 0.02, 0.04, 0.05)
 _GIVE_UP_WAITING = 1.25  # leases: a dead holder's is free by then
@@ -115,7 +114,11 @@ class Trip(Generic[K, V]):
                 if error.maybe_applied:  # nobody shall wait for a claim that nobody knows of
                     await self._release(waiting)
                 return
-            filler.breaker.succeeded()
+            busy = [claim for claim in claims if isinstance(claim, ServerBusy)]
+            if busy:
+                filler.breaker.failed(filler.key(waiting[0]), busy[0])
+            else:
+                filler.breaker.succeeded()
             self._left -= monotonic() - began
             granted, refused, waiting = self._sorted(waiting, claims, moment)
             stats.fill_failures += len(refused)

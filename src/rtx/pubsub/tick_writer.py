@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from rtx import codecs
 from rtx.errors import ServerError, Unavailable, anew
@@ -17,13 +16,6 @@ _CHUNK = 1_000  # ticks in one write, so that one feed cannot hold a connection 
 _IN_SCRIPT = 250  # prices: some 0.6 ms, in which the server does nothing else
 _IN_ONE_STEP = 150  # ticks that the script publishes as well, so that all of it is one step
 _NAMES_AT_MOST = 100_000
-
-
-class _Message(NamedTuple):
-    """A tick, and its channel and JSON as RESP bytes."""
-
-    tick: Tick
-    packed: bytes
 
 
 class TickWriter:
@@ -55,9 +47,9 @@ class TickWriter:
         self._whole = _bulk(b"EVAL") + _bulk(script.text.encode())
         self._ttl = _bulk(b"%d" % max(1, round(price_ttl * 1000)))
         self._publish = b"*3\r\n" + _bulk(b"SPUBLISH" if sharded else b"PUBLISH")
-        self._names: dict[str, tuple[bytes, bytes]] = {}
+        self._names: dict[str, tuple[bytes, bytes, bytes]] = {}
         self._turn_began = False
-        self._others: list[tuple[_Message, asyncio.Future[None]]] = []
+        self._others: list[tuple[Tick, bytes, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -74,15 +66,24 @@ class TickWriter:
         if not self._one_server:  # nor may a node that is away hold up the ticks of another
             await self.write_many([tick])
             return
-        message = self._message(tick)
         if self._turn_began:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._others.append((message, done))
+            self._others.append((tick, self._message(tick), done))
             await done
             return
         self._turn_began = True
         asyncio.get_running_loop().call_soon(self._end_turn)
-        _raise_first(*await self._send([tick], [message]))
+        [reply] = await self._cache.batch_packed([self._lone_call(tick)])
+        if isinstance(reply, list) and reply[0] == 1 and isinstance(reply[1], int):
+            self._stats.prices_stored += 1
+            self._stats.published += 1
+            return
+        if not _is_unknown(reply):
+            replies: list[Reply] = reply if isinstance(reply, list) else [reply, reply]
+            self._count(replies[:1], replies[1:])
+            _raise_first(replies)
+            return
+        _raise_first(*await self._send([tick], [self._message(tick)]))
 
     async def write_many(self, ticks: Sequence[Tick]) -> None:
         """Write ticks in their order. Raises `Unavailable`, and the first `ServerError`."""
@@ -101,13 +102,13 @@ class TickWriter:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, others: Sequence[tuple[_Message, asyncio.Future[None]]]) -> None:
+    async def _deliver(self, others: Sequence[tuple[Tick, bytes, asyncio.Future[None]]]) -> None:
         """Write ticks of several publishers, and tell each what came of its own."""
-        prices = _latest([message.tick for message, _ in others])
+        prices = _latest([tick for tick, _, _ in others])
         try:
-            stored, published = await self._send(prices, [message for message, _ in others])
+            stored, published = await self._send(prices, [message for _, message, _ in others])
         except Exception as failure:
-            for _, done in others:
+            for _, _, done in others:
                 if not done.done():
                     done.set_exception(anew(failure))
             return
@@ -116,10 +117,10 @@ class TickWriter:
             for price, reply in zip(prices, stored, strict=False)
             if isinstance(reply, ServerError)
         }
-        for (message, done), reply in zip(others, published, strict=True):
+        for (tick, _, done), reply in zip(others, published, strict=True):
             if done.done():  # its publisher has given up
                 continue
-            error = reply if isinstance(reply, ServerError) else failed.get(message.tick.symbol)
+            error = reply if isinstance(reply, ServerError) else failed.get(tick.symbol)
             if error is None:
                 done.set_result(None)
             else:
@@ -128,7 +129,7 @@ class TickWriter:
     # --- the servers -----------------------------------------------------------------------
 
     async def _send(
-        self, prices: Sequence[Tick], messages: Sequence[_Message]
+        self, prices: Sequence[Tick], messages: Sequence[bytes]
     ) -> tuple[list[Reply], list[Reply]]:
         """The replies to both; those to the prices are missing where their server is away."""
         if self._one_server:
@@ -142,13 +143,13 @@ class TickWriter:
                 # The live ticks are worth more than the snapshot; the old price expires by itself.
                 stored = []
                 self._stats.prices_not_stored += len(prices)
-            publishes = [self._publish + message.packed for message in messages]
+            publishes = [self._publish + message for message in messages]
             published = await self._pubsub.batch_packed(publishes, patient=False)
         self._count(stored, published)
         return stored, published
 
     async def _together(
-        self, prices: Sequence[Tick], messages: Sequence[_Message]
+        self, prices: Sequence[Tick], messages: Sequence[bytes]
     ) -> tuple[list[Reply], list[Reply]]:
         """Prices and ticks in one write, so that no tick is out whose price is not stored."""
         if len(messages) <= _IN_ONE_STEP:
@@ -158,7 +159,7 @@ class TickWriter:
         # be unknown to a server that publishes them all the same.
         parts = [prices[start : start + _IN_SCRIPT] for start in range(0, len(prices), _IN_SCRIPT)]
         calls = [self._call(self._whole, part, ()) for part in parts]
-        calls += [self._publish + message.packed for message in messages]
+        calls += [self._publish + message for message in messages]
         replies = await self._cache.batch_packed(calls)
         stored: list[Reply] = []
         for part, reply in zip(parts, replies, strict=False):
@@ -166,16 +167,12 @@ class TickWriter:
         return stored, replies[len(parts) :]
 
     async def _run(
-        self, parts: Sequence[tuple[Sequence[Tick], Sequence[_Message]]]
+        self, parts: Sequence[tuple[Sequence[Tick], Sequence[bytes]]]
     ) -> list[list[Reply]]:
         """Run the script for each part; the replies to its prices and messages."""
         calls = [self._call(self._known, *part) for part in parts]
         replies = await self._cache.batch_packed(calls, patient=False)
-        unknown = [
-            place
-            for place, reply in enumerate(replies)
-            if isinstance(reply, ServerError) and reply.prefix == "NOSCRIPT"
-        ]
+        unknown = [place for place, reply in enumerate(replies) if _is_unknown(reply)]
         if unknown:  # to a server that was restarted, or has just been promoted; nothing was done
             calls = [self._call(self._whole, *parts[place]) for place in unknown]
             again = await self._cache.batch_packed(calls, patient=False)
@@ -196,34 +193,40 @@ class TickWriter:
 
     # --- RESP ------------------------------------------------------------------------------
 
-    def _names_of(self, symbol: str) -> tuple[bytes, bytes]:
-        """The price's key and the channel of a symbol, packed once."""
+    def _names_of(self, symbol: str) -> tuple[bytes, bytes, bytes]:
+        """The price's key and the channel of a symbol, and how a lone call begins; packed once."""
         names = self._names.get(symbol)
         if names is None:
             if len(self._names) >= _NAMES_AT_MOST:
                 self._names.clear()
-            key = self._keys.price(symbol).encode()
-            channel = self._keys.market_data(symbol).encode()
-            names = self._names[symbol] = (_bulk(key), _bulk(channel))
+            key = _bulk(self._keys.price(symbol).encode())
+            channel = _bulk(self._keys.market_data(symbol).encode())
+            lone = b"*8\r\n%b$1\r\n1\r\n%b%b" % (self._known, key, self._ttl)
+            names = self._names[symbol] = (key, channel, lone)
         return names
 
-    def _message(self, tick: Tick) -> _Message:
+    def _message(self, tick: Tick) -> bytes:
+        """Channel and message of a tick."""
         text = codecs.encode(tick)
-        channel = self._names_of(tick.symbol)[1]
-        return _Message(tick, b"%b$%d\r\n%b\r\n" % (channel, len(text), text))
+        return b"%b$%d\r\n%b\r\n" % (self._names_of(tick.symbol)[1], len(text), text)
 
-    def _call(self, script: bytes, prices: Sequence[Tick], messages: Sequence[_Message]) -> bytes:
+    def _lone_call(self, tick: Tick) -> bytes:
+        """The script for one tick."""
+        value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
+        head = self._names_of(tick.symbol)[2]
+        return b"%b$%d\r\n%b\r\n%b" % (head, len(value), value, self._message(tick))
+
+    def _call(self, script: bytes, prices: Sequence[Tick], messages: Sequence[bytes]) -> bytes:
+        """The script for several prices and messages."""
         count = b"%d" % len(prices)
-        words = 4 + 3 * len(prices) + 2 * len(messages)
+        words = 4 + 2 * len(prices) + 2 * len(messages)
         parts = [b"*%d\r\n%b$%d\r\n%b\r\n" % (words, script, len(count), count)]
         parts += [self._names_of(tick.symbol)[0] for tick in prices]
         parts.append(self._ttl)
         for tick in prices:
             value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
-            time = b"%d" % tick.time
-            parts.append(b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(value), value, len(time), time))
-        parts += [message.packed for message in messages]
-        return b"".join(parts)
+            parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+        return b"".join([*parts, *messages])
 
 
 def _latest(ticks: Iterable[Tick]) -> list[Tick]:
@@ -236,11 +239,15 @@ def _latest(ticks: Iterable[Tick]) -> list[Tick]:
     return list(latest.values())
 
 
-def _raise_first(stored: Iterable[Reply], published: Iterable[Reply]) -> None:
-    for replies in (stored, published):
+def _raise_first(*several: Iterable[Reply]) -> None:
+    for replies in several:
         for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply
+
+
+def _is_unknown(reply: Reply) -> bool:
+    return isinstance(reply, ServerError) and reply.prefix == "NOSCRIPT"
 
 
 def _bulk(text: bytes) -> bytes:
