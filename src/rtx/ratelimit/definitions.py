@@ -2,7 +2,7 @@
 
 The hash `ratelimit:config` has a field `limit:{name}` with a definition as JSON, a field
 `override:{name}:{id}` with a number for each id that has a limit of its own, and `version`, which
-every change raises to the server's time. A process reads the version twice a second, and the rest
+every change sets to the server's time. A process reads the version twice a second, and the rest
 when that has changed.
 """
 
@@ -51,7 +51,8 @@ class DefinitionStore:
         limits: dict[str, LimitSettings] = {}
         overrides: dict[str, dict[str, int]] = {}
         for raw, value in flat.items():
-            kind, _, rest = raw.decode().partition(":")
+            entry = raw.decode(errors="replace")
+            kind, _, rest = entry.partition(":")
             try:
                 if kind == "limit":
                     limits[rest] = LimitSettings.model_validate_json(value)
@@ -59,7 +60,7 @@ class DefinitionStore:
                     name, _, id = rest.partition(":")
                     overrides.setdefault(name, {})[id] = max(1, int(value))
             except ValueError as error:
-                _log.warning("%s has no sense in %s: %s", self._key, raw.decode(), error)
+                _log.warning("%s has no sense in %s: %s", self._key, entry, error)
         return Definitions(flat.get(b"version"), limits, overrides)
 
     async def define(self, name: str, settings: LimitSettings | None) -> None:
