@@ -13,7 +13,8 @@ import redis.asyncio as redis_py
 import rtx
 from benchmarks.base import Arena, Sample, Watch
 from rtx import urls
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.topology.base import Manner
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire import Pool

@@ -15,7 +15,7 @@ from benchmarks.base import Arena
 from benchmarks.clients import open_redis_py, open_rtx, open_wire
 from rtx.ratelimit.decider import decide_script
 from rtx.ratelimit.rules import TAKEN, rule
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 
 DB = 2
 

@@ -16,7 +16,7 @@ from benchmarks.limiter_peers import DB, Hit, Quota
 from benchmarks.resp import pack
 from rtx.ratelimit.decider import decide_script
 from rtx.ratelimit.rules import rule
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 
 KEY = "ratelimit:bench:1"
 PACE = 15  # microseconds between two hits that the limit allows, about what the server takes

@@ -6,7 +6,8 @@ Then the log is trimmed below the client's position, and the client is told so.
 import asyncio
 
 import rtx
-from rtx.settings import ChannelSettings, Settings
+from rtx.setting_groups import ChannelSettings
+from rtx.settings import Settings
 
 ACCOUNT = 1
 

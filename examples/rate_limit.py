@@ -4,7 +4,8 @@ import asyncio
 import time
 
 import rtx
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 
 
 async def flood(limit: rtx.ratelimit.Limit, account_id: int, seconds: float) -> int:

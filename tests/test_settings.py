@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from rtx.errors import SettingsError
-from rtx.settings import PoolSettings, Settings, masked_url
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings, masked_url
 from rtx.urls import Credentials, Embedded, Standalone
 
 

@@ -30,7 +30,8 @@ from rtx.marking import Marked, PriceBoard
 from rtx.models import Alert, Execution, Price, SymbolSpec
 from rtx.pubsub import Hub, Journal, MarketData
 from rtx.ratelimit import Limits
-from rtx.settings import CacheSettings, Settings
+from rtx.setting_groups import CacheSettings
+from rtx.settings import Settings
 from rtx.topology import Role, Roles
 from rtx.wire import Caller
 

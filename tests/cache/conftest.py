@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 import rtx
-from rtx.settings import CacheSettings, Settings
+from rtx.setting_groups import CacheSettings
+from rtx.settings import Settings
 from tests.cache.memory import MemoryDatabase, account
 
 

@@ -19,7 +19,7 @@ import pytest
 from rtx.cache import Breaker, Cache, trip
 from rtx.errors import Unavailable
 from rtx.keys import Keys
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.wire import Caller
 from tests.cache.schedule import Schedule, SteppedCaller, SteppedRows
 

@@ -9,7 +9,7 @@ import msgspec
 
 from rtx import urls
 from rtx.cache.near import NearCache
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.topology.base import Manner
 from rtx.topology.one_home import OneHome
 from rtx.topology.standalone import StandaloneTopology

@@ -11,7 +11,7 @@ import msgspec
 from rtx import urls
 from rtx.cache import Cache
 from rtx.models import Versioned
-from rtx.settings import CacheSettings, PoolSettings
+from rtx.setting_groups import CacheSettings, PoolSettings
 from rtx.topology.base import Manner
 from rtx.topology.standalone import StandaloneTopology
 from rtx.wire import Pool

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 import rtx
 from rtx.cache import Lookup
 from rtx.errors import Conflict, NotFound, SettingsError, UnknownName
-from rtx.settings import CacheSettings, Settings
+from rtx.setting_groups import CacheSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from rtx.wire import Pool
 from tests.cache.memory import SYMBOL, MemoryDatabase, account, position

@@ -14,7 +14,7 @@ import redis.asyncio as redis_py
 from rtx.cache import Cache
 from rtx.errors import DatabaseUnavailable
 from rtx.keys import Keys
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.wire import Pool
 from tests.cache.numbers import Rows, numbers, open_pool
 from tests.conftest import ROOT

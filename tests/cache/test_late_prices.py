@@ -11,7 +11,8 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx import codecs
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 
 NOON = 1_768_732_245_123  # 2026-01-18T10:30:45.123Z
 

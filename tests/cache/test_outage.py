@@ -15,7 +15,8 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx import codecs
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.cache.memory import SYMBOL, MemoryDatabase, account
 from tests.conftest import eventually

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rtx.cache import Cache
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.topology.process import ServerProcess
 from rtx.urls import Address
 from rtx.wire import Connection, ConnectOptions, Pool

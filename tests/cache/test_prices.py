@@ -8,7 +8,8 @@ import time
 import pytest
 
 import rtx
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 from tests.conftest import eventually
 
 

@@ -15,7 +15,8 @@ import redis.asyncio as redis_py
 import rtx
 from rtx.errors import SettingsError
 from rtx.models import now_ms
-from rtx.settings import SessionSettings, Settings, TTLSettings
+from rtx.setting_groups import SessionSettings, TTLSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 

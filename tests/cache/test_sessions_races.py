@@ -14,7 +14,8 @@ import pytest
 import redis.asyncio as redis_py
 
 import rtx
-from rtx.settings import SessionSettings, Settings
+from rtx.setting_groups import SessionSettings
+from rtx.settings import Settings
 from rtx.wire import Caller
 
 HOUR = 3_600_000

@@ -6,7 +6,8 @@ import pytest
 
 import rtx
 from rtx.errors import NotInCluster
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 from tests.conftest import eventually
 
 SYMBOLS = [f"SYM{number:02d}" for number in range(40)]

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 import rtx
-from rtx.settings import LimiterSettings, LimitSettings, Settings
+from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.settings import Settings
 from rtx.topology.slots import key_slot
 from tests.conftest import eventually
 

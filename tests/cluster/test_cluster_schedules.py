@@ -19,7 +19,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from rtx.settings import ChannelSettings, PoolSettings, Settings
+from rtx.setting_groups import ChannelSettings, PoolSettings
+from rtx.settings import Settings
 from rtx.topology.local import ask
 from rtx.topology.local_cluster import LocalCluster
 from rtx.topology.slots import key_slot

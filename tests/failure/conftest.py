@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from rtx.settings import ChannelSettings, PoolSettings, Settings
+from rtx.setting_groups import ChannelSettings, PoolSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.cache.memory import MemoryDatabase, account
 

@@ -12,7 +12,8 @@ import pytest
 
 import rtx
 from rtx.errors import ConnectFailed, Unavailable
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess, free_port
 from rtx.urls import Address
 from rtx.wire import Connection, ConnectOptions, Pool

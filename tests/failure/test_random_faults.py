@@ -14,7 +14,8 @@ import secrets
 
 import pytest
 
-from rtx.settings import ChannelSettings, PoolSettings, Settings
+from rtx.setting_groups import ChannelSettings, PoolSettings
+from rtx.settings import Settings
 from rtx.urls import Standalone, parse
 from tests.failure.trial import under_load
 from tests.wire.faults import Proxy

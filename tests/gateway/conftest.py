@@ -22,7 +22,8 @@ from rtx.gateway import MarketOrder, OrderDesk, OrderRejected, create_app, serve
 from rtx.gateway.gateway import Gateway
 from rtx.gateway.passwords import _key, _text
 from rtx.models import Execution, SymbolSpec
-from rtx.settings import GatewaySettings, LimitSettings, Settings, UserSettings
+from rtx.setting_groups import GatewaySettings, LimitSettings, UserSettings
+from rtx.settings import Settings
 
 EURUSD = SymbolSpec("EURUSD", "Euro / US Dollar", "EUR", "USD", 5, 100_000.0, 0.01)
 GBPUSD = SymbolSpec("GBPUSD", "Pound / US Dollar", "GBP", "USD", 5, 100_000.0, 0.01)

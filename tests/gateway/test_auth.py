@@ -16,7 +16,8 @@ from rtx.gateway import create_app, hash_password, verify_password
 from rtx.gateway.auth import counted_address
 from rtx.gateway.passwords import Passwords
 from rtx.models import now_ms
-from rtx.settings import LimitSettings, Settings, UserSettings
+from rtx.setting_groups import LimitSettings, UserSettings
+from rtx.settings import Settings
 from tests.gateway.conftest import (
     USERS,
     Desk,

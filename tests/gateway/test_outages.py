@@ -11,7 +11,8 @@ import pytest
 
 import rtx
 from rtx.database.sql import SqlDatabase
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 from tests.gateway.conftest import Desk, Running, assert_problem, running

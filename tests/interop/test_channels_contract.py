@@ -12,7 +12,8 @@ import redis.asyncio as redis_py
 from redis.asyncio.client import PubSub
 
 import rtx
-from rtx.settings import ChannelSettings, Settings
+from rtx.setting_groups import ChannelSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 

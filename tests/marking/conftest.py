@@ -13,7 +13,8 @@ import rtx
 from rtx.database.sql import SqlDatabase
 from rtx.feeds import INSTRUMENTS
 from rtx.models import Side
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 
 
 @dataclass

@@ -13,7 +13,8 @@ import rtx
 from rtx.errors import ServerError
 from rtx.marking import PriceBoard
 from rtx.models import now_ms
-from rtx.settings import Settings, TTLSettings
+from rtx.setting_groups import TTLSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis.asyncio as redis_py
 
-from rtx.settings import LimiterSettings, LimitSettings, Settings
+from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.settings import Settings
 
 Named = Callable[..., Settings]
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rtx.ratelimit.rules import rule
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 from tests.ratelimit.test_oracle import EPOCH
 from tests.ratelimit.virtual import VirtualServer, told, virtual
 

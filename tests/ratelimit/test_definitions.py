@@ -10,7 +10,8 @@ import redis.asyncio as redis_py
 import rtx
 from rtx.errors import SettingsError
 from rtx.ratelimit.limits import _LOOK_EVERY
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 from tests.conftest import eventually
 from tests.ratelimit.conftest import Named
 

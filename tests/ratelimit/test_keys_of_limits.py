@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio as redis_py
 
 import rtx
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 from tests.conftest import eventually
 from tests.ratelimit.conftest import Named
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from rtx.ratelimit.rules import rule
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 from tests.ratelimit.oracle import Oracle
 from tests.ratelimit.virtual import Call, VirtualServer, head_of, told, virtual
 

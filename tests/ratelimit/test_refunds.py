@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import rtx
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 from tests.conftest import eventually
 from tests.ratelimit.conftest import Named
 

@@ -10,7 +10,8 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx.errors import SettingsError
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 from tests.ratelimit.conftest import Named
 
 

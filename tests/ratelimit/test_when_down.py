@@ -14,7 +14,8 @@ import redis.asyncio as redis_py
 import rtx
 from rtx.errors import Unavailable
 from rtx.ratelimit import outages
-from rtx.settings import LimiterSettings, LimitSettings, Settings
+from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
 from tests.ratelimit.conftest import with_limits

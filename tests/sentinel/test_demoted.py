@@ -11,7 +11,8 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx.errors import ConnectFailed, NotWritable
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.topology import Role
 from rtx.topology.local import SERVICE, LocalSentinels
 from rtx.topology.process import ServerProcess

@@ -10,7 +10,7 @@ import pytest
 
 from rtx import urls
 from rtx.errors import ConnectFailed
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.topology.base import Manner
 from rtx.topology.sentinel import SentinelTopology
 from rtx.topology.sentinel_words import Word

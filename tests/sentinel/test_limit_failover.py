@@ -12,7 +12,8 @@ import pytest
 
 import rtx
 from rtx.ratelimit import Decision
-from rtx.settings import LimiterSettings, LimitSettings, Settings
+from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.settings import Settings
 from rtx.topology.local import LocalSentinels
 from tests.conftest import eventually
 from tests.sentinel.load import client_of, primary_by_all

@@ -13,7 +13,8 @@ import redis.asyncio as redis_py
 import rtx
 from rtx import urls
 from rtx.errors import ConnectFailed, MissingExtra, SettingsError
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.topology.base import Manner
 from rtx.topology.embedded import EmbeddedTopology
 from rtx.wire import Connection

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import rtx
 from rtx.errors import AccessDenied, ConnectFailed
 from rtx.security import TLSSettings
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.topology import Role, Roles
 from rtx.topology.base import Manner
 from rtx.topology.process import ServerProcess

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.urls import Address, Standalone, parse
 from rtx.wire import Connection, ConnectOptions, Pool
 

@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio as redis_py
 
 from rtx.errors import ConnectFailed, ConnectionLost, PoolExhausted, Unavailable
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.urls import Address
 from rtx.wire import Connection, ConnectOptions, Pool
 from tests.conftest import eventually

@@ -15,7 +15,7 @@ from rtx.cache.near import NearCache
 from rtx.errors import SettingsError
 from rtx.keys import Keys
 from rtx.models import Account, Position
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.wire import Caller
 
 U = TypeVar("U")

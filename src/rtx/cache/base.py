@@ -30,7 +30,7 @@ from rtx.cache.reading import FAILURES, Reading
 from rtx.cache.remote import CHUNK, Debt, Remote, drop
 from rtx.cache.trip import UNREADABLE
 from rtx.errors import Conflict, NotFound, ServerError, SettingsError, Unavailable
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.wire import Caller, Reply
 
 __all__ = ["Cache", "CacheStats"]

@@ -14,7 +14,7 @@ from rtx.cache.near import NearCache
 from rtx.cache.remote import Call, run_all
 from rtx.keys import Keys
 from rtx.models import Price, SymbolSpec, check_quote
-from rtx.settings import CacheSettings
+from rtx.setting_groups import CacheSettings
 from rtx.wire import Caller, Reply, Script
 
 

@@ -39,7 +39,7 @@ from rtx.cache.contract import CacheStats, Lookup
 from rtx.errors import ConnectionLost, ServerError, SettingsError, Unavailable
 from rtx.keys import Keys
 from rtx.models import Session, now_ms
-from rtx.settings import SessionSettings
+from rtx.setting_groups import SessionSettings
 from rtx.wire import Caller, Reply, Script
 
 _REVOKED = "revoked"

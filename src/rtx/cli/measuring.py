@@ -12,7 +12,8 @@ import msgspec
 
 import rtx
 from rtx.errors import RtxError
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 
 AT_ONCE = 100
 """Calls that are under way together when throughput is measured."""

@@ -8,7 +8,8 @@ from textwrap import wrap
 from pydantic import BaseModel, SecretStr
 
 from rtx.security import LoginSettings
-from rtx.settings import LimitSettings, Settings
+from rtx.setting_groups import LimitSettings
+from rtx.settings import Settings
 
 _HEAD = """\
 # Settings of RTX. Every line that begins with "#" and a name is a setting at its default: take the

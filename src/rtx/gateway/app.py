@@ -23,7 +23,7 @@ from rtx.gateway.replies import DecimalSchema, JsonResponse, Login
 from rtx.gateway.sse import events
 from rtx.gateway.stream import stream
 from rtx.layer import DataLayer
-from rtx.settings import GatewaySettings
+from rtx.setting_groups import GatewaySettings
 
 if TYPE_CHECKING:
     from litestar.types import Message, Scope

@@ -17,7 +17,7 @@ from rtx.gateway.state import StateWatch
 from rtx.gateway.symbols import KnownSymbols
 from rtx.gateway.ticks import TickHub
 from rtx.layer import DataLayer
-from rtx.settings import GatewaySettings
+from rtx.setting_groups import GatewaySettings
 
 _log = logging.getLogger("rtx.gateway")
 

@@ -11,7 +11,7 @@ from binascii import Error as Base64Error
 from collections.abc import Mapping
 
 from rtx.errors import SettingsError
-from rtx.settings import UserSettings
+from rtx.setting_groups import UserSettings
 
 # 16 MiB of memory and a fifth of a second: what OWASP asks for at this memory.
 _COST = (2**14, 8, 5)

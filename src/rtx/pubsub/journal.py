@@ -18,7 +18,7 @@ from rtx.pubsub.base import Subscription
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.journal_inbox import JournalInbox, JournalStats, Page
 from rtx.pubsub.offset import NOWHERE, Offset
-from rtx.settings import ChannelSettings
+from rtx.setting_groups import ChannelSettings
 from rtx.wire import Caller, Script
 
 M = TypeVar("M", bound="Execution | Alert")

@@ -15,7 +15,7 @@ from rtx.pubsub.base import Policy, Subscription
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.market_inbox import MarketDataStats, MarketInbox
 from rtx.pubsub.tick_writer import TickWriter
-from rtx.settings import ChannelSettings
+from rtx.setting_groups import ChannelSettings
 from rtx.wire import Caller
 
 ALL = "*"

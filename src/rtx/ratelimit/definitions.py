@@ -17,7 +17,7 @@ from typing import cast
 from rtx.errors import SettingsError
 from rtx.keys import Keys
 from rtx.ratelimit.base import Id
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 from rtx.wire import Caller, Script
 
 _log = logging.getLogger("rtx.ratelimit")

@@ -16,7 +16,7 @@ from rtx.ratelimit.known import KnownDenial, KnownDenials
 from rtx.ratelimit.local import LocalLog
 from rtx.ratelimit.outages import Outage, Outages
 from rtx.ratelimit.rules import FOREIGN, NEVER, NOT_TAKEN, TAKEN, micros, rule
-from rtx.settings import LimiterSettings, LimitSettings
+from rtx.setting_groups import LimiterSettings, LimitSettings
 from rtx.wire import Caller, Script
 
 _YIELD_EVERY = 64  # a loop that hits until it is allowed must not starve the others

@@ -17,7 +17,7 @@ from rtx.ratelimit.definitions import Definitions, DefinitionStore
 from rtx.ratelimit.limit import NamedLimit, bad_cost
 from rtx.ratelimit.outages import Outages
 from rtx.ratelimit.together import Part, Together
-from rtx.settings import LimiterSettings, LimitSettings
+from rtx.setting_groups import LimiterSettings, LimitSettings
 from rtx.topology.slots import key_slot
 from rtx.wire import Caller
 

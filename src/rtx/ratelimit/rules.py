@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from rtx.settings import LimitSettings
+from rtx.setting_groups import LimitSettings
 
 TAKEN = struct.Struct(">dI")
 """Record of a hit that was taken: its time in microseconds, and the hits left."""

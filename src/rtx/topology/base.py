@@ -20,7 +20,8 @@ from typing import Protocol
 
 from rtx import urls
 from rtx.errors import ServerError
-from rtx.settings import PoolSettings, Settings
+from rtx.setting_groups import PoolSettings
+from rtx.settings import Settings
 from rtx.urls import NO_CREDENTIALS, Credentials
 from rtx.wire.connection import Connection, OnPush
 from rtx.wire.options import ConnectOptions

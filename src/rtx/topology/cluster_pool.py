@@ -16,7 +16,7 @@ from rtx.errors import (
     ServerError,
     Unavailable,
 )
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.topology.cluster import ClusterTopology
 from rtx.topology.redirects import REDIRECTS, Errand, Errands
 from rtx.topology.routing import SPLIT, name_of, slot_of, slot_of_packed

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from rtx.errors import RtxError, ServerError
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.topology.replicas import Family, Lag
 from rtx.topology.standing import standing_of
 from rtx.urls import Address

@@ -17,7 +17,7 @@ from rtx.errors import (
     ServerError,
     Unavailable,
 )
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.topology.cluster import ClusterTopology, redirection
 from rtx.urls import Address
 from rtx.wire.pool import Pool

@@ -21,7 +21,7 @@ from rtx.errors import (
     ServerError,
     Unavailable,
 )
-from rtx.settings import PoolSettings
+from rtx.setting_groups import PoolSettings
 from rtx.wire.backoff import Backoff
 from rtx.wire.connection import Connection, Dial
 from rtx.wire.options import Argument
