@@ -82,6 +82,7 @@ class CacheSettings(Part):
     max_loads: int = Field(4, ge=1, description="reads of the database at once, each kind of value")
     near: tuple[Literal["accounts", "positions", "symbols"], ...] = ()
     near_bytes: int = Field(64 * 2**20, ge=2**20, description="memory of the near cache, about")
+    decoded: int = Field(4_096, ge=0, description="values kept decoded by their bytes, each cache")
     stale_if_error: tuple[str, ...] = ()
 
     @field_validator("stale_if_error")

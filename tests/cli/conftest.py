@@ -132,7 +132,10 @@ class Rtx:
 async def rtx(tmp_path: Path) -> AsyncIterator[Rtx]:
     """The command, without a server."""
     command = Rtx(tmp_path)
+    # A test run under nohup ignores SIGHUP, and so would every command that it starts.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield command
+    signal.signal(signal.SIGHUP, hangup)
     for process in command.started:
         if process.returncode is None:
             process.kill()

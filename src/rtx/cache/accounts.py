@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 from rtx import codecs
 from rtx.cache.base import Cache
 from rtx.cache.breaker import Breaker
+from rtx.cache.decoding import remembering, remembering_small
 from rtx.cache.loading import Loader
 from rtx.cache.near import NearCache
 from rtx.errors import SettingsError
@@ -109,6 +110,7 @@ class PositionCache(Cache[int, tuple[Position, ...]], Generic[U]):
             near=near,
             reader=reader,
             filled=True,
+            remember=remembering_small,
         )
         self._updates = updates
         updates.caches.append(self)
@@ -159,6 +161,7 @@ class AccountCache(Cache[int, Account], Generic[U]):
             near=near,
             reader=reader,
             filled=True,
+            remember=remembering,
         )
         self._updates = updates
         updates.caches.append(self)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from itertools import islice
 from time import monotonic
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from rtx.cache.breaker import Breaker
 from rtx.cache.contract import CacheStats, Edit, Kept, Lookup
@@ -38,6 +38,8 @@ __all__ = ["Cache", "CacheStats"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+Remember: TypeAlias = Callable[[Callable[[bytes], V], int], Callable[[bytes], V]]
+
 _DROP_WITHIN = 0.5
 
 
@@ -47,6 +49,8 @@ class Cache(Generic[K, V]):
     `filled` says that some process fills these keys from a database; by default whoever has a
     loader. `reader` may answer plain reads in place of `pool`. `early` has values loaded anew in
     the background shortly before they expire, `keeps` those seen last for when all else is away.
+    `remember` is `remembering` or `remembering_small` where values are immutable: the same bytes
+    are then decoded once.
     """
 
     def __init__(
@@ -65,8 +69,11 @@ class Cache(Generic[K, V]):
         filled: bool | None = None,
         early: bool = False,
         keeps: bool = False,
+        remember: Remember[V] | None = None,
     ) -> None:
         settings = settings or CacheSettings()
+        if remember is not None:
+            decode = remember(decode, settings.decoded)
         self.stats = CacheStats()
         self._pool = pool
         self._key = key

@@ -9,6 +9,7 @@ from rtx import codecs
 from rtx.cache.base import Cache
 from rtx.cache.breaker import Breaker
 from rtx.cache.contract import Edit
+from rtx.cache.decoding import remembering
 from rtx.cache.loading import Loader
 from rtx.cache.near import NearCache
 from rtx.cache.remote import Call, run_all
@@ -49,6 +50,7 @@ class SymbolCache(Cache[str, SymbolSpec]):
             near=near,
             reader=reader,
             filled=True,
+            remember=remembering,
             early=True,
             keeps=settings is not None and "symbols" in settings.stale_if_error,
         )
@@ -106,6 +108,7 @@ class PriceCache(Cache[str, Price]):
             breaker=breaker,
             near=near,
             reader=reader,
+            remember=remembering,
         )
         self._script = Script.load("rtx", "price")
 
