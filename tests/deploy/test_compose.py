@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,15 @@ def test_the_image_runs_as_a_user_without_rights() -> None:
                 assert f"!{source}" in ignored, source
 
 
-def test_prometheus_asks_the_gateway_and_the_exporter_for_each_server(compose) -> None:
+def test_prometheus_asks_the_gateway_and_the_exporter_for_each_server(
+    compose, secrets: Path
+) -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     targets = [host for item in jobs["redis"]["static_configs"] for host in item["targets"]]
     assert targets == ["redis://cache:6379", "redis://state:6379"]
     exporter = compose["services"]["exporter"]["environment"]
-    known = (DEPLOY / "make-secrets.sh").read_text("utf-8")
+    known = json.loads((secrets / "exporter.json").read_text("utf-8"))
     for target in targets:  # the exporter looks its password up by user and target
         assert target.replace("://", f"://{exporter['REDIS_USER']}@") in known
     assert jobs["gateway"]["static_configs"][0]["targets"] == ["gateway:8000"]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 SERVERS = ["redis.conf", "redis-cache.conf", "redis-state.conf"]
+PARTS = ["redis-state-ha.conf", "redis-cluster.conf", "redis-defrag.conf", "redis-tls.conf"]
 ALL = [*SERVERS, "sentinel.conf"]
 
 _SIZE = re.compile(r"(\d+)(kb|mb|gb)")
@@ -36,7 +39,7 @@ def meaning(value: str) -> str:
     return re.sub(r"\bslave\b", "replica", text)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", [*SERVERS, "redis-state-ha.conf", "redis-cluster.conf"])
 def test_a_server_runs_with_what_its_file_says(name, boot) -> None:
     server = boot(DEPLOY / name, "--maxmemory", "100mb")
     wanted: dict[str, list[str]] = {}
@@ -52,6 +55,23 @@ def test_a_server_runs_with_what_its_file_says(name, boot) -> None:
                 assert shown == values[-1], (setting, shown)
 
 
+def test_memory_is_put_together_where_the_server_can(boot, binary, tmp_path: Path) -> None:
+    conf = DEPLOY / "redis-defrag.conf"
+    with closing(boot(DEPLOY / "redis.conf").client()) as client:
+        try:
+            can = client.config_set("activedefrag", "yes")
+        except redis.ResponseError:
+            can = False
+    if can:
+        boot(conf)
+    else:  # as the file says
+        tried = subprocess.run(
+            [binary, str(conf), "--port", "0"], capture_output=True, text=True, timeout=20
+        )
+        assert tried.returncode != 0
+        assert "Active defragmentation cannot be enabled" in tried.stdout + tried.stderr
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_memory_of_a_server_is_what_its_file_says(name, boot) -> None:
     limit = {"redis.conf": 16, "redis-cache.conf": 16, "redis-state.conf": 4}[name] * 2**30
@@ -64,15 +84,16 @@ def test_a_sentinel_boots_and_watches_with_a_quorum_of_two(boot, tmp_path: Path)
     conf.write_bytes((DEPLOY / "sentinel.conf").read_bytes())
     server = boot(conf, "--sentinel")
     with closing(server.client()) as client:
-        answer = client.execute_command("SENTINEL", "MASTER", "trading-redis")
-        watched = dict(zip(answer[::2], answer[1::2], strict=True)) if answer else {}
-        assert (watched["ip"], watched["port"], watched["quorum"]) == ("state-1", "6379", "2")
-        assert watched["down-after-milliseconds"] == "5000"
-        assert watched["failover-timeout"] == "10000"
-        assert watched["parallel-syncs"] == "1"
+        for group, primary in (("trading-redis", "cache-1"), ("trading-state", "state-1")):
+            answer = client.execute_command("SENTINEL", "MASTER", group)
+            watched = dict(zip(answer[::2], answer[1::2], strict=True)) if answer else {}
+            assert (watched["ip"], watched["port"], watched["quorum"]) == (primary, "6379", "2")
+            assert watched["down-after-milliseconds"] == "5000"
+            assert watched["failover-timeout"] == "10000"
+            assert watched["parallel-syncs"] == "1"
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *PARTS])
 def test_every_setting_has_its_reason_above_it(name: str) -> None:
     lines = (DEPLOY / name).read_text("utf-8").splitlines()
     for number, setting, value in settings_of(DEPLOY / name):
