@@ -1,4 +1,4 @@
-"""`rtx config`: settings shown, checked, started from; passwords hashed."""
+"""`rtx config`: settings shown, checked, started from; passwords hashed; certificates made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rtx.cli.running import errors_as_lines
 from rtx.errors import SettingsError
 
 app = typer.Typer(
-    help="Show, check and start settings; hash passwords.",
+    help="Show, check and start settings; hash passwords; make certificates.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -108,6 +108,32 @@ def hash_password() -> None:
         if not password:
             raise SettingsError("an empty password protects nothing; give one of 12 or more signs")
         terminal.stdout().out(hashed(password))
+
+
+@app.command("certs")
+def certs(
+    hosts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names and addresses of the servers.", metavar="HOST..."),
+    ] = None,
+    directory: Annotated[Path, typer.Option(help="Where they go.")] = Path("certs"),
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long they hold.")] = 365,
+) -> None:
+    """Make certificates for development: an authority, and what it signs for servers and clients.
+
+    Without hosts they are for this machine: localhost, 127.0.0.1 and ::1. An authority that is
+    there already stays. The keys are not encrypted: in production use your own authority.
+
+    \b
+    Examples:
+      rtx config certs
+      rtx config certs node-1 node-2 10.0.0.7 --directory /etc/rtx/tls
+    """
+    from rtx.cli.certs import make_certs
+
+    with errors_as_lines():
+        for path in make_certs(directory, hosts or ["localhost", "127.0.0.1", "::1"], days):
+            terminal.stdout().print(str(path), markup=False, soft_wrap=True)
 
 
 @app.command("render")
