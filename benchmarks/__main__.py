@@ -14,6 +14,8 @@ import uvloop
 from benchmarks import (
     cache_get,
     cache_more,
+    executions,
+    fanout,
     latency,
     limiter,
     limiter_server,
@@ -33,7 +35,9 @@ CASES: tuple[Case, ...] = (
     *cache_more.CASES,
     *near.CASES,
     *publish.CASES,
+    *executions.CASES,
     *subscribe.CASES,
+    *fanout.CASES,
     *limiter.CASES,
     *limiter_server.CASES,
     *latency.CASES,

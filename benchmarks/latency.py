@@ -1,7 +1,7 @@
 """From publish to handler: the age of each tick when the handler has it, decoded.
 
 A process of its own publishes at a steady rate and stamps each tick with the monotonic clock, which
-all processes of one machine share, just before it is sent.
+all processes of one machine share, just before it is sent, or given to the library that sends it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import quantiles
 
 from benchmarks import data
 from benchmarks.bare import open_bare
 from benchmarks.base import Arena, Case, Contestant, Measure, Role, Run, Sample, WrongResult
 from benchmarks.clients import open_redis_py, open_rtx
+from benchmarks.publisher import STAMP
 from rtx import Gap, codecs
 
-PER_SECOND = 5_000
-TICKS = 2 * PER_SECOND
 SYMBOLS = 20
 _NAMES = data.symbols(SYMBOLS)
 _CHANNELS = [f"market_data:{name}" for name in _NAMES]
@@ -27,10 +26,12 @@ _CHANNELS = [f"market_data:{name}" for name in _NAMES]
 Ages = Callable[[int], Awaitable[list[int]]]
 """Handles this many ticks; their ages in nanoseconds."""
 
+Receiver = Callable[[Arena], AbstractAsyncContextManager[Ages]]
 
-def _race(arena: Arena, receive: Ages) -> Run:
+
+def _race(arena: Arena, receive: Ages, mode: str, per_second: int) -> Run:
     async def run(total: int) -> Sample:
-        await arena.publisher.prepare("paced", total, SYMBOLS, PER_SECOND)
+        await arena.publisher.prepare(mode, total, SYMBOLS, per_second)
         started = time.perf_counter()
         arena.publisher.go()
         async with asyncio.timeout(60):
@@ -46,7 +47,7 @@ def _race(arena: Arena, receive: Ages) -> Run:
 
 
 @asynccontextmanager
-async def _ours(arena: Arena) -> AsyncIterator[Run]:
+async def _ours(arena: Arena) -> AsyncIterator[Ages]:
     async with (
         open_rtx(arena) as layer,
         layer.market_data.subscribe(*_NAMES) as subscription,
@@ -58,16 +59,16 @@ async def _ours(arena: Arena) -> AsyncIterator[Run]:
             async for tick in subscription:
                 if isinstance(tick, Gap):
                     raise WrongResult(f"a gap: {tick}")
-                ages.append(time.monotonic_ns() - tick.time)
+                ages.append(time.monotonic_ns() - tick.time * STAMP)
                 if len(ages) == total:
                     break
             return ages
 
-        yield _race(arena, receive)
+        yield receive
 
 
 @asynccontextmanager
-async def _redis_py(arena: Arena) -> AsyncIterator[Run]:
+async def _redis_py(arena: Arena) -> AsyncIterator[Ages]:
     async with open_redis_py(arena, connections=2) as client, client.pubsub() as pubsub:
         await pubsub.subscribe(*_CHANNELS)
         for _ in _CHANNELS:
@@ -78,16 +79,16 @@ async def _redis_py(arena: Arena) -> AsyncIterator[Run]:
             async for message in pubsub.listen():
                 if message["type"] == "message":
                     tick = codecs.decode_tick(message["data"])
-                    ages.append(time.monotonic_ns() - tick.time)
+                    ages.append(time.monotonic_ns() - tick.time * STAMP)
                     if len(ages) == total:
                         break
             return ages
 
-        yield _race(arena, receive)
+        yield receive
 
 
 @asynccontextmanager
-async def _bare(arena: Arena) -> AsyncIterator[Run]:
+async def _bare(arena: Arena) -> AsyncIterator[Ages]:
     ages: list[int] = []
     wanted = 0
     finished = asyncio.Event()
@@ -95,7 +96,7 @@ async def _bare(arena: Arena) -> AsyncIterator[Run]:
     def on_push(push: list[bytes]) -> None:
         if push[0] == b"message":
             tick = codecs.decode_tick(push[2])
-            ages.append(time.monotonic_ns() - tick.time)
+            ages.append(time.monotonic_ns() - tick.time * STAMP)
             if len(ages) == wanted:
                 finished.set()
 
@@ -109,24 +110,58 @@ async def _bare(arena: Arena) -> AsyncIterator[Run]:
 
     async with open_bare(arena, on_push=on_push) as loop:
         await loop.subscribe(_CHANNELS)
-        yield _race(arena, receive)
+        yield receive
+
+
+def _contestant(
+    name: str, role: Role, receiver: Receiver, per_second: int, mode: str = "paced"
+) -> Contestant:
+    @asynccontextmanager
+    async def opened(arena: Arena) -> AsyncIterator[Run]:
+        async with receiver(arena) as receive:
+            yield _race(arena, receive, mode, per_second)
+
+    return Contestant(name, role, opened)
+
+
+_MEASURES = (
+    Measure("p50", "µs", more_is_better=False),
+    Measure("p99", "µs", more_is_better=False),
+)
+
+
+def _at(name: str, per_second: int) -> Case:
+    return Case(
+        name=name,
+        title=f"publish to handler at {per_second:,} ticks/s",
+        measures=_MEASURES,
+        contestants=(
+            _contestant("RTX async for", Role.OURS, _ours, per_second),
+            _contestant("redis-py listen() + msgspec", Role.PEER, _redis_py, per_second),
+            _contestant("bare loop + msgspec", Role.CEILING, _bare, per_second),
+        ),
+        amount=per_second // 10,
+        fixed=2 * per_second,
+        note="The publisher is the same for all: a blocking socket in a process of its own.",
+    )
 
 
 CASES = (
+    _at("latency", 5_000),
+    _at("latency.20k", 20_000),
     Case(
-        name="latency",
-        title=f"publish to handler at {PER_SECOND:,} ticks/s",
-        measures=(
-            Measure("p50", "µs", more_is_better=False),
-            Measure("p99", "µs", more_is_better=False),
-        ),
+        name="latency.feed",
+        title="from a feed to a handler at 20,000 ticks/s, with the price stored",
+        measures=_MEASURES,
         contestants=(
-            Contestant("RTX async for", Role.OURS, _ours),
-            Contestant("redis-py listen() + msgspec", Role.PEER, _redis_py),
-            Contestant("bare loop + msgspec", Role.CEILING, _bare),
+            _contestant("RTX publisher() and async for", Role.OURS, _ours, 20_000, "offered"),
+            _contestant(
+                "redis-py pipelines and listen()", Role.PEER, _redis_py, 20_000, "pipelined"
+            ),
         ),
-        amount=PER_SECOND // 10,
-        fixed=TICKS,
-        note="The publisher is the same for all: a blocking socket in a process of its own.",
+        amount=2_000,
+        fixed=40_000,
+        note="Each publishes with its own library. The feed wakes up every millisecond, gives what "
+        "is due by then, and stamps it at that moment.",
     ),
 )

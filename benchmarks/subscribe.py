@@ -28,7 +28,7 @@ from benchmarks.base import (
     WrongResult,
     throughput,
 )
-from benchmarks.clients import open_redis_py, open_rtx
+from benchmarks.clients import open_coredis, open_redis_py, open_rtx
 from rtx import Gap, Subscription, Tick, codecs
 
 SYMBOLS = 20
@@ -104,6 +104,36 @@ async def _ours_batches(arena: Arena) -> AsyncIterator[Run]:
         yield _race(arena, drain)
 
 
+@asynccontextmanager
+async def _ours_listen(arena: Arena) -> AsyncIterator[Run]:
+    count = times = wanted = 0
+    finished = asyncio.Event()
+
+    def handle(tick: Tick | Gap) -> None:
+        nonlocal count, times
+        if isinstance(tick, Gap):
+            raise WrongResult(f"a gap: {tick}")
+        count += 1
+        times += tick.time
+        if count == wanted:
+            finished.set()
+
+    async def drain(total: int) -> tuple[int, int]:
+        nonlocal wanted, count, times
+        wanted = total
+        await finished.wait()
+        finished.clear()
+        answer, count, times = (count, times), 0, 0
+        return answer
+
+    async with (
+        open_rtx(arena) as layer,
+        layer.market_data.listen(handle, *_NAMES, queue_size=2 * TICKS) as listener,
+    ):
+        await listener.ready()
+        yield _race(arena, drain)
+
+
 def _redis_py(time_of: Callable[[bytes], int]) -> Callable[[redis_py.client.PubSub], Drain]:
     def drain_of(pubsub: redis_py.client.PubSub) -> Drain:
         async def drain(total: int) -> tuple[int, int]:
@@ -144,6 +174,23 @@ def _open_redis_py(
 
 
 @asynccontextmanager
+async def _coredis(arena: Arena) -> AsyncIterator[Run]:
+    async with open_coredis(arena) as client, client.pubsub(channels=_CHANNELS) as pubsub:
+
+        async def drain(total: int) -> tuple[int, int]:
+            count = times = 0
+            async for message in pubsub:
+                if message["type"] == "message":
+                    count += 1
+                    times += _time_by_msgspec(message["data"])
+                    if count == total:
+                        break
+            return count, times
+
+        yield _race(arena, drain)
+
+
+@asynccontextmanager
 async def _bare(arena: Arena) -> AsyncIterator[Run]:
     count = times = wanted = 0
     finished = asyncio.Event()
@@ -173,21 +220,27 @@ CASES = (
     Case(
         name="subscribe",
         title=f"receive and decode ticks of {SYMBOLS} symbols",
-        measures=throughput("tick", target=5.0),
+        measures=throughput("tick"),
         contestants=(
             Contestant("RTX async for", Role.OURS, _ours),
             Contestant("RTX batches()", Role.OURS, _ours_batches),
+            Contestant("RTX listen(function)", Role.OURS, _ours_listen),
             Contestant(
                 "redis-py listen() + msgspec",
                 Role.PEER,
                 asynccontextmanager(_open_redis_py(_time_by_msgspec)),
+                target=10.0,
             ),
             Contestant(
                 "redis-py listen() + json.loads",
                 Role.PEER,
                 asynccontextmanager(_open_redis_py(_time_by_json)),
+                target=10.0,
             ),
-            Contestant("bare loop + msgspec", Role.CEILING, _bare),
+            Contestant(
+                "coredis async for + msgspec", Role.PEER, _coredis, needs="coredis", target=8.0
+            ),
+            Contestant("bare loop + msgspec", Role.CEILING, _bare, target=0.7),
         ),
         amount=TICKS // 20,
         fixed=TICKS,

@@ -21,6 +21,8 @@ def test_names_are_as_the_contract_has_them() -> None:
     assert keys.executions(1) == "executions:1"
     assert keys.alerts(1) == "alerts:1"
     assert keys.alerts(SYSTEM) == "alerts:system"
+    assert keys.probe("ab12") == "rtx:probe:ab12"
+    assert keys.probe("ab12", beside="alerts:1") == "rtx:probe:ab12:{alerts:1}"
     assert keys.limit("api", "user-7") == "ratelimit:api:user-7"
     assert keys.limit("orders", 1) == "ratelimit:orders:1"
     assert Keys.field(keys.account(1), "balance") == "account:1:balance"

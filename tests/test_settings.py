@@ -127,7 +127,7 @@ def test_what_is_no_duration_is_refused_by_its_field(text: object) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"poool": 1}, "poool: unknown field; known are cache, cache_login, cache_url,"),
+        ({"poool": 1}, "poool: unknown field; known are alerts, cache, cache_login,"),
         ({"pool": {"siz": 1}}, "pool.siz: unknown field; known are connect_timeout, idle_timeout"),
         (
             {"limits": {"api": {"limits": 1, "limit": 1, "per": 1}}},

@@ -6,6 +6,7 @@ async with rtx.open() as layer:
 """
 
 from rtx import errors
+from rtx.alerts import AlertRule
 from rtx.database.base import AccountUpdate, Database
 from rtx.errors import BadTick, DatabaseUnavailable, RtxError, ServerError, Unavailable
 from rtx.layer import DataLayer, Health, open
@@ -19,8 +20,8 @@ from rtx.models import (
     SymbolSpec,
     Tick,
 )
-from rtx.pubsub import Gap, History, Offset, Published, Subscription
-from rtx.ratelimit import Decision
+from rtx.pubsub import Gap, History, Listener, Offset, Published, Subscription
+from rtx.ratelimit import Decision, Lease, RateLimited, limited
 from rtx.settings import Settings
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Account",
     "AccountUpdate",
     "Alert",
+    "AlertRule",
     "BadTick",
     "DataLayer",
     "Database",
@@ -38,10 +40,13 @@ __all__ = [
     "Gap",
     "Health",
     "History",
+    "Lease",
+    "Listener",
     "Offset",
     "Position",
     "Price",
     "Published",
+    "RateLimited",
     "RtxError",
     "ServerError",
     "Session",
@@ -51,5 +56,6 @@ __all__ = [
     "Tick",
     "Unavailable",
     "errors",
+    "limited",
     "open",
 ]

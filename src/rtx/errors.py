@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from typing import ClassVar, TypeVar
 
@@ -81,6 +82,23 @@ class PoolExhausted(Unavailable):
     """Every connection was full and none had room within `pool_timeout`."""
 
     code = "pool_exhausted"
+
+
+class NotReplicated(Unavailable):
+    """Too few replicas have what a durable publish wrote, or are there to have it.
+
+    `acknowledged` of the `wanted` replicas had it in time. With `maybe_applied` the message is
+    published and may be lost in a failover; without it nothing was done.
+    """
+
+    code = "not_replicated"
+
+    def __init__(
+        self, message: str, *, maybe_applied: bool = False, acknowledged: int = 0, wanted: int = 0
+    ) -> None:
+        super().__init__(message, maybe_applied=maybe_applied)
+        self.acknowledged = acknowledged
+        self.wanted = wanted
 
 
 class ProtocolViolation(ConnectionLost):
@@ -188,13 +206,34 @@ class UnknownName(RtxError):
 
 
 class BadTick(RtxError):
-    """A tick was refused; `reason` is a stable word such as `crossed` or `not_finite`."""
+    """A tick was refused; `reason` is a stable word such as `crossed` or `jump`."""
 
     code = "bad_tick"
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotPublished(RtxError):
+    """A publisher could not write ticks that were given to it; `lost` counts them by reason."""
+
+    code = "not_published"
+    retryable = True
+
+    def __init__(self, message: str, lost: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
+class BadRule(RtxError):
+    """An alert rule cannot be one; `field` names what is wrong with it."""
+
+    code = "bad_rule"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
 
 
 class FeedError(RtxError):

@@ -53,6 +53,15 @@ class Keys:
     def alerts(self, account_id: int | str) -> str:
         return f"{self._prefix}alerts:{account_id}"
 
+    def alert_rules(self) -> str:
+        """Which accounts have alert rules, and when they were changed."""
+        return f"{self._prefix}alert_rules"
+
+    def probe(self, token: str, *, beside: str = "") -> str:
+        """A subscriber's own channel; in the cluster slot of the channel `beside`, if given."""
+        name = f"{self._prefix}rtx:probe:{token}"
+        return f"{name}:{{{beside}}}" if beside else name
+
     # limits role
 
     def limit(self, name: str, subject: int | str) -> str:
@@ -61,6 +70,10 @@ class Keys:
     def limit_config(self) -> str:
         """Definitions of limits that were changed at run time."""
         return f"{self._prefix}ratelimit:config"
+
+    def concurrency(self, name: str, subject: int | str) -> str:
+        """Who of an id holds a place of those that it may have at once."""
+        return f"{self._prefix}concurrency:{name}:{subject}"
 
     # companions
 

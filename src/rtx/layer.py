@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from rtx import codecs
+from rtx.alerts import AlertEngine, AlertRules, AlertRuleStats
+from rtx.alerts.store import RuleStore
 from rtx.backing import Backing
 from rtx.cache import (
     AccountCache,
@@ -28,11 +30,14 @@ from rtx.errors import RtxError, Unavailable, UnknownName
 from rtx.keys import Keys
 from rtx.marking import Marked, PriceBoard
 from rtx.models import Alert, Execution, Price, SymbolSpec
-from rtx.pubsub import Hub, Journal, MarketData
+from rtx.pubsub import Hub, Journal, MarketData, Probing
 from rtx.ratelimit import Limits
 from rtx.setting_groups import CacheSettings
 from rtx.settings import Settings
+from rtx.tick_meter import TickMeter
+from rtx.timing import Timing
 from rtx.topology import Role, Roles
+from rtx.topology.nodes import Nodes
 from rtx.wire import Caller
 
 K = TypeVar("K")
@@ -120,7 +125,8 @@ class DataLayer:
         self.sessions = SessionCache(
             cache, keys, ttl.session, settings.sessions, breaker=self.breaker
         )
-        self.hub = Hub(roles.homes(Role.PUBSUB))
+        probing = Probing(pubsub, keys, settings.channels.probe_interval)
+        self.hub = Hub(roles.homes(Role.PUBSUB), probing)
         self.market_data = MarketData(
             cache,
             pubsub,
@@ -128,8 +134,11 @@ class DataLayer:
             keys,
             ttl.price,
             settings.channels,
+            settings.market_data,
             one_server=roles.share_server(Role.CACHE, Role.PUBSUB),
+            clustered=not all(roles.share_server(r, r) for r in (Role.CACHE, Role.PUBSUB)),
         )
+        self.feeds = TickMeter()
         self.board = PriceBoard(self.market_data, cache, keys, ttl.price)
         self.marked = Marked(
             self.accounts,
@@ -139,22 +148,40 @@ class DataLayer:
             self.board,
             backed=database is not None,
         )
+        homes, patience = roles.homes(Role.PUBSUB), settings.pool.read_timeout
         self.executions: Journal[Execution] = Journal(
             pubsub,
+            homes,
             self.hub,
             lambda id: keys.executions(int(id)),
             codecs.decode_execution,
             settings.channels,
+            patience,
         )
         self.alerts: Journal[Alert] = Journal(
-            pubsub, self.hub, keys.alerts, codecs.decode_alert, settings.channels
+            pubsub, homes, self.hub, keys.alerts, codecs.decode_alert, settings.channels, patience
         )
+        self.alert_rules = AlertRules(pubsub, keys, settings.alerts, self._engine)
         self.limits = Limits(
             roles.pool(Role.LIMITS),
             keys,
             settings.named_limits,
             settings.limiter,
             one_server=roles.share_server(Role.LIMITS, Role.LIMITS),
+            concurrency=settings.concurrency,
+        )
+
+    def _engine(self, store: RuleStore, stats: AlertRuleStats) -> AlertEngine:
+        return AlertEngine(
+            store,
+            self.market_data,
+            self.alerts,
+            self.marked,
+            self.symbols,
+            self.prices,
+            self.settings.alerts,
+            stats,
+            self.settings.ttl.price,
         )
 
     async def _open(self, stack: AsyncExitStack) -> None:
@@ -276,6 +303,34 @@ class DataLayer:
             return PartHealth(False, str(error) or "no answer within 1 s")
         return PartHealth(True, latency_ms=(time.perf_counter() - started) * 1000)
 
+    def nodes(self, patience: float) -> Nodes:
+        """The servers and sentinels behind the roles, each to be connected to within `patience` s.
+
+        Raises `SettingsError` when a password file cannot be read.
+        """
+        return Nodes(self.settings, self._roles, patience)
+
+    def timings(self) -> dict[str, dict[str, Timing]]:
+        """How long things took, by part: `cache.prices` by how reads ended, `channel.executions`.
+
+        Of a channel it is how old the messages are that come in, by the clock of their writer.
+        """
+        caches = {
+            "accounts": self.accounts.times,
+            "prices": self.prices.times,
+            "positions": self.positions.times,
+            "symbols": self.symbols.times,
+            "sessions": self.sessions.times,
+        }
+        found = {
+            f"cache.{name}": {"hit": each.hit, "miss": each.miss, "fallback": each.fallback}
+            for name, each in caches.items()
+        }
+        found["channel.market_data"] = {"": self.market_data.lag}
+        found["channel.executions"] = {"": self.executions.lag}
+        found["channel.alerts"] = {"": self.alerts.lag}
+        return found
+
     def stats(self) -> dict[str, dict[str, int | float | Mapping[str, int]]]:
         """Counters of every part, by part, such as `cache.prices` and `limit.orders`."""
         parts: dict[str, _Counters] = {
@@ -289,14 +344,21 @@ class DataLayer:
             "breaker": self.breaker.stats,
             "hub": self.hub.stats,
             "channel.market_data": self.market_data.stats,
+            "publisher": self.market_data.publisher_stats,
             "channel.executions": self.executions.stats,
             "channel.alerts": self.alerts.stats,
+            "alert_rules": self.alert_rules.stats,
         }
         if self.near is not None:
             parts["near"] = self.near.stats
         parts.update({f"limit.{name}": limit.stats for name, limit in self.limits.items()})
+        places = self.limits.concurrency
+        parts.update({f"concurrency.{name}": limit.stats for name, limit in places.items()})
         parts.update({f"wire.{role.value}": self._roles.pool(role).stats for role in Role})
-        return {name: _as_dict(counters) for name, counters in parts.items()}
+        found = {name: _as_dict(counters) for name, counters in parts.items()}
+        for role in Role:
+            found[f"topology.{role.value}"] = {"switches": self._roles.switches(role)}
+        return found
 
 
 async def _read(cache: Cache[K, V], id: K, name: str) -> object:

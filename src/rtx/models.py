@@ -160,7 +160,10 @@ class Execution(
 class Alert(
     msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag_field="type", tag="alert"
 ):
-    """Notice to an account, or to everyone; `seq` and `epoch` are given by the log."""
+    """Notice to an account, or to everyone; `seq` and `epoch` are given by the log.
+
+    `rule` is the id of the alert rule that it came from, if it came from one.
+    """
 
     kind: str
     severity: Severity
@@ -168,6 +171,7 @@ class Alert(
     timestamp: int = msgspec.field(default_factory=now_ms)
     seq: int = 0
     epoch: str = ""
+    rule: str = ""
 
 
 def check_quote(symbol: str, bid: float, ask: float) -> None:

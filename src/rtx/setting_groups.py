@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -128,6 +129,14 @@ class LimitSettings(Part):
         return self
 
 
+class ConcurrencySettings(Part):
+    """At most `limit` at once for an id; a holder that dies keeps its place for `lease` seconds."""
+
+    limit: int = Field(ge=1, le=100_000)
+    lease: Seconds = Field(30.0, ge=0.1)
+    when_down: Literal["closed", "open", "local"] = "closed"
+
+
 class LimiterSettings(Part):
     """What all limits share; times in seconds.
 
@@ -141,12 +150,52 @@ class LimiterSettings(Part):
 
 
 class ChannelSettings(Part):
-    """Pub/Sub: capped logs and the bound of each local subscriber's queue."""
+    """Pub/Sub: capped logs and the bound of each local subscriber's queue; times in seconds.
+
+    With `durable` a publish of executions and alerts waits until `durable_replicas` have it, for
+    `durable_timeout` at most. One with a key is tried for `publish_deadline`. Logs are compared
+    with what their subscribers have every `poll_interval`.
+    """
 
     log_size: int = Field(10_000, ge=1, description="executions or alerts kept per account")
     log_ttl: Seconds = 7 * 86_400.0
+    durable: bool = False
+    durable_replicas: int = Field(1, ge=1)
+    durable_timeout: Seconds = 1.0
+    publish_deadline: Seconds = 10.0
+    poll_interval: Seconds = 0.8
     queue_size: int = Field(10_000, ge=1, description="messages a local subscriber may lag")
     probe_interval: Seconds = 1.0
+
+
+class MarketDataSettings(Part):
+    """Which ticks are refused, and how a publisher waits; times in seconds.
+
+    `in_order` is whose ticks must not step back in time: all of a symbol, or those that one
+    provider has of it. Jumps are fractions of the last good mid: 0.1 is 10 %. `max_jump_of` has
+    those of single symbols. See `rtx.pubsub.guard` for the rules.
+    """
+
+    in_order: Literal["symbol", "provider", "off"] = "symbol"
+    max_jump: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_jump_of: Mapping[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    agree: int = Field(3, ge=1, description="ticks in a row that make a jump a new level")
+    settle: Seconds = 1.0
+    queue_size: int = Field(10_000, ge=1, description="ticks that may wait in a publisher")
+    close_timeout: Seconds = 3.0
+
+
+class AlertSettings(Part):
+    """Alert rules; times in seconds.
+
+    `enabled` lets `rtx serve` evaluate them. A margin level is checked once in `margin_every` at
+    most.
+    """
+
+    enabled: bool = False
+    per_account: int = Field(1_000, ge=1, description="rules that an account may have")
+    margin_every: Seconds = 1.0
+    owed: int = Field(10_000, ge=1, description="firings kept while the server is away")
 
 
 class UserSettings(Part):
@@ -166,3 +215,17 @@ class GatewaySettings(Part):
     max_connections: int = Field(10_000, ge=1)
     send_queue: int = Field(1_000, ge=1, description="messages a slow client may lag")
     heartbeat: Seconds = 15.0
+    trusted_proxies: tuple[str, ...] = ()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                _ = name == "unix" or ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8, or unix "
+                    "for a proxy on a Unix socket"
+                ) from None
+        return value

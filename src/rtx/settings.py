@@ -32,11 +32,14 @@ from rtx import urls
 from rtx.errors import SettingsError
 from rtx.security import LoginSettings, Part, TLSSettings
 from rtx.setting_groups import (
+    AlertSettings,
     CacheSettings,
     ChannelSettings,
+    ConcurrencySettings,
     GatewaySettings,
     LimiterSettings,
     LimitSettings,
+    MarketDataSettings,
     PoolSettings,
     ReadSettings,
     SessionSettings,
@@ -79,14 +82,18 @@ class Settings(BaseSettings):
     pubsub_login: LoginSettings = LoginSettings()
     limits_login: LoginSettings = LoginSettings()
     sentinel_login: LoginSettings = LoginSettings()
+    metrics_login: LoginSettings = LoginSettings()
     tls: TLSSettings = TLSSettings()
     ttl: TTLSettings = TTLSettings()
     cache: CacheSettings = CacheSettings()
     reads: ReadSettings = ReadSettings()
     sessions: SessionSettings = SessionSettings()
     channels: ChannelSettings = ChannelSettings()
+    market_data: MarketDataSettings = MarketDataSettings()
     limits: Mapping[str, LimitSettings] = {}
+    concurrency: Mapping[str, ConcurrencySettings] = {}
     limiter: LimiterSettings = LimiterSettings()
+    alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
 
     @field_serializer("url", "cache_url", "pubsub_url", "limits_url", "database_url")

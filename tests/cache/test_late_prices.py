@@ -11,7 +11,7 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx import codecs
-from rtx.setting_groups import TTLSettings
+from rtx.setting_groups import MarketDataSettings, TTLSettings
 from rtx.settings import Settings
 
 NOON = 1_768_732_245_123  # 2026-01-18T10:30:45.123Z
@@ -50,8 +50,9 @@ FOREIGN = {
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Prices live a minute, so that none is gone before it is looked at."""
-    return settings.model_copy(update={"ttl": TTLSettings(price=60.0)})
+    """Prices live a minute, so that none is gone before it is looked at; late ticks are sent."""
+    late = MarketDataSettings(in_order="off")
+    return settings.model_copy(update={"ttl": TTLSettings(price=60.0), "market_data": late})
 
 
 async def bid_of(layer: rtx.DataLayer) -> float | None:

@@ -11,7 +11,9 @@ import pytest
 import rtx as package
 from tests.cli.conftest import Rtx
 
-COMMANDS = ("demo", "serve", "feed", "server", "watch", "tail", "doctor", "bench", "config")
+COMMANDS = (
+    *("demo", "serve", "feed", "server", "watch", "tail", "doctor", "latency", "bench", "config"),
+)
 CLOSED = "redis://127.0.0.1:1"
 
 
@@ -52,6 +54,7 @@ def test_help_loads_nothing_that_is_slow() -> None:
         (["tail", "1"], {}, "RTX_URL"),
         (["feed"], {}, "RTX_URL"),
         (["doctor"], {}, "RTX_URL"),
+        (["latency"], {}, "RTX_URL"),
         (["serve"], {}, "--embedded"),
         (["watch"], {"RTX_URL": "embedded://"}, "this process alone"),
         (["watch"], {"RTX_FOO": "1"}, "RTX_FOO"),
@@ -64,6 +67,7 @@ def test_help_loads_nothing_that_is_slow() -> None:
         (["feed"], {"RTX_URL": CLOSED}, "127.0.0.1:1"),
         (["serve", "--port", "0"], {"RTX_URL": CLOSED}, "127.0.0.1:1"),
         (["bench"], {"RTX_URL": CLOSED}, "127.0.0.1:1"),
+        (["latency"], {"RTX_URL": CLOSED}, "127.0.0.1:1"),
         (["feed", "none.csv"], {"RTX_URL": CLOSED}, "none.csv"),
         (["feed", "."], {"RTX_URL": CLOSED}, "a directory"),
         (["feed", "none.csv", "--speed", "fast"], {"RTX_URL": CLOSED}, "'fast'"),
@@ -96,6 +100,10 @@ async def test_bad_input_and_outages_are_one_line(
         (["tail", "one"], "account"),
         (["tail", "1", "--after", "42"], "epoch:seq"),
         (["watch", "--count", "0"], "count"),
+        (["watch", "--limit", "orders"], "orders:1"),
+        (["tail", "1", "--last", "5", "--after", "e:1"], "exclude each other"),
+        (["tail", "1", "--no-executions", "--no-alerts"], "nothing to follow"),
+        (["latency", "--rate", "5000"], "rate"),
         (["serve", "--port", "70000"], "port"),
         (["feed", "--source", "replay"], "FILE"),
         (["feed", "--speed", "60"], "--speed means nothing"),

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
-import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import redis.asyncio as redis_py
 
 import rtx as package
 from rtx import codecs
 from rtx.topology.process import ServerProcess
-from tests.cli.conftest import Rtx, Running
+from tests.cli.conftest import Rtx
 from tests.conftest import eventually
 
 TICK = package.Tick("EURUSD", time=1_768_732_245_123, bid=1.0955, ask=1.0956, lp="OANDA")
@@ -147,45 +145,3 @@ async def test_a_restart_of_the_server_is_told_and_outlived(
             pass
     assert "messages may be missing" in line
     assert (await watching.interrupt()).code == 130
-
-
-async def test_in_a_terminal_it_is_a_table_that_marks_stale_prices(
-    connected: Rtx, layer: package.DataLayer, witness: redis_py.Redis, namespace: str
-) -> None:
-    screen, terminal = pty.openpty()
-    os.set_blocking(screen, False)
-    connected.env |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-    watching = await connected.start("watch", "EURUSD", stdout=terminal)
-    os.close(terminal)
-    shown = ""
-
-    def shows(text: str) -> bool:
-        nonlocal shown
-        with suppress(BlockingIOError, OSError):
-            shown += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(screen, 65536).decode())
-        return text in shown
-
-    await subscribed(witness, f"{namespace}:market_data:EURUSD")
-    await eventually(lambda: shows("waiting for the first price"))
-    await layer.market_data.publish(TICK)
-    await eventually(lambda: shows("1.0955"))
-    for text in ("symbol", "spread", "1.0956", "0.0001", "OANDA", "stale"):
-        await eventually(lambda text=text: shows(text))
-    ended = await _interrupted(watching, shows)
-    os.close(screen)
-    assert ended == 130
-    assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", shown))
-
-
-async def _interrupted(watching: Running, shows: object) -> int:
-    """The exit code after Ctrl-C; the terminal is read meanwhile, as a terminal would be."""
-    watching.process.send_signal(signal.SIGINT)
-
-    def ended() -> bool:
-        assert callable(shows)
-        shows("")
-        return watching.process.returncode is not None
-
-    await eventually(ended, within=2)
-    assert watching.process.returncode is not None
-    return watching.process.returncode

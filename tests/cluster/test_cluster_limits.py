@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
 import rtx
-from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.ratelimit import RateLimited
+from rtx.setting_groups import ConcurrencySettings, LimiterSettings, LimitSettings
 from rtx.settings import Settings
 from rtx.topology.slots import key_slot
 from tests.conftest import eventually
@@ -42,6 +44,8 @@ async def test_slots_take_their_hits_in_turn_and_give_them_back_on_a_denial(
         assert all(0 < d.retry_after <= 60 for d in decisions if not d.allowed)
         left = {name: await layer.limits[name].remaining(1) for name in names}
         assert left == {"api": 43, "lots": 979, "orders": 0}
+        each = await layer.limits.check_each(("api", 1), ("lots", 1, 3), ("orders", 2, 8))
+        assert {decision.policy: decision.remaining for decision in each} == {**left, "orders": 7}
         print(f"given back: {[layer.limits[name].stats.refunded for name in names]}")
 
 
@@ -89,3 +93,23 @@ async def test_a_shard_without_answers_closes_the_check_and_the_others_lose_noth
         assert (decision.reason, decision.maybe_taken) == ("timeout", True)
         assert await layer.limits.api.hit(1, cost=50)
         assert await layer.limits.orders.hit(1, cost=7)
+
+
+async def test_places_of_many_ids_are_held_in_many_slots(settings: Settings) -> None:
+    limiter = LimiterSettings(deadline=5.0)
+    places = {"reports": ConcurrencySettings(limit=2, lease=60.0)}
+    named = settings.model_copy(update={"limiter": limiter, "concurrency": places})
+    async with rtx.open(named) as layer, rtx.open(named) as other:
+        reports = layer.limits.concurrency["reports"]
+        ids = range(20)
+        assert len({key_slot(layer.keys.concurrency("reports", id).encode()) for id in ids}) > 10
+        async with AsyncExitStack() as stack:
+            for id in ids:
+                for each in (layer, other):
+                    place = each.limits.concurrency["reports"].hold(id)
+                    assert (await stack.enter_async_context(place)).held
+                with pytest.raises(RateLimited):
+                    await reports.hold(id).__aenter__()
+            assert [await reports.taken(id) for id in ids] == [2] * 20
+        assert [await reports.taken(id) for id in ids] == [0] * 20
+        assert reports.stats.errors == 0

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
+import pytest
+
 import rtx
+from rtx.errors import NotReplicated
 from rtx.models import Alert, Tick
-from rtx.pubsub import Offset
+from rtx.pubsub import Offset, Work
 from tests.conformance.deployments import Deployment, client_of
 from tests.conformance.samples import fill, quote, take
 from tests.conformance.servers import everywhere
@@ -79,6 +83,80 @@ async def test_executions_are_kept_and_recovered_from_the_log(
         entries = await witness.xrange(f"{{{namespace}:executions:1}}:log")
         assert [entry for entry, _ in entries] == [f"{number}-0" for number in range(1, 7)]
         assert json.loads(entries[0][1]["m"])["type"] == "execution"
+
+
+async def test_a_key_makes_one_message_of_many_publishes(
+    layer: rtx.DataLayer, other: rtx.DataLayer
+) -> None:
+    given = await asyncio.gather(
+        *((layer, other)[n % 2].executions.publish(1, fill(1), key="k") for n in range(10))
+    )
+    assert set(given) == {given[0]}
+    assert (await layer.executions.publish(1, fill(2), key="l")).seq == 2
+
+
+async def test_durable_messages_have_a_replica_or_are_refused(
+    deployment: Deployment, layer: rtx.DataLayer
+) -> None:
+    if deployment.case.kind == "standalone":
+        with pytest.raises(NotReplicated, match="0 replicas"):
+            await layer.executions.publish(1, fill(1), durable=True)
+        return
+    accounts = range(10)  # in a cluster on several nodes
+    offsets = await asyncio.gather(
+        *(layer.executions.publish(a, fill(n), durable=True) for a in accounts for n in range(5))
+    )
+    assert sorted(offset.seq for offset in offsets) == sorted([1, 2, 3, 4, 5] * len(accounts))
+    again = await layer.executions.publish(1, fill(9), durable=True, key="k")
+    assert await layer.executions.publish(1, fill(9), durable=True, key="k") == again
+
+
+async def test_a_lost_wake_up_is_found_in_the_log(
+    deployment: Deployment, layer: rtx.DataLayer, other: rtx.DataLayer, namespace: str
+) -> None:
+    async with layer.executions.subscribe(1) as fills:
+        await fills.ready()
+        epoch = (await other.executions.publish(1, fill(1))).epoch
+        assert (await take(fills, 1))[0].seq == 1
+        db = 0 if deployment.case.kind == "cluster" else 1
+        holder = await deployment.holder(f"{namespace}:executions:1")
+        async with client_of(holder, db) as witness:
+            await witness.hincrby(f"{{{namespace}:executions:1}}:meta", "seq", 1)
+            message = {**msgspec.to_builtins(fill(2)), "seq": 2, "epoch": epoch}
+            await witness.xadd(
+                f"{{{namespace}:executions:1}}:log", {"m": json.dumps(message)}, id="2-0"
+            )
+        gap, second = await take(fills, 2)
+        assert isinstance(gap, rtx.Gap)
+        assert gap.recovered
+        assert second.seq == 2
+
+
+async def test_workers_of_a_group_share_what_is_to_be_done(
+    layer: rtx.DataLayer, other: rtx.DataLayer
+) -> None:
+    accounts = range(6)
+    for account in accounts:
+        await other.executions.publish(account, fill(account))
+    did: list[int] = []
+    async with layer.executions.work(accounts, "g", idle=0.1, batch=3, deliveries=2) as workers:
+        while len(did) < len(accounts):
+            item = await anext(workers)
+            assert isinstance(item, Work)
+            if item.message.order_id == 5:
+                if item.deliveries == 2:
+                    did.append(5)
+                continue
+            async with item as execution:
+                did.append(execution.order_id)
+        last = asyncio.ensure_future(anext(workers))
+        await eventually(lambda: layer.executions.stats.dead_letters)
+        await other.executions.publish(0, fill(10))
+        item = await last
+        assert isinstance(item, Work)
+        assert await item.done()
+    assert sorted(did) == [*accounts]
+    assert [one.order_id for one in await layer.executions.dead_letters(5, "g")] == [5]
 
 
 async def test_alerts_go_to_an_account_and_to_everyone(

@@ -6,6 +6,7 @@ import asyncio
 import math
 
 import rtx
+from rtx.setting_groups import ConcurrencySettings
 from tests.conformance.deployments import Deployment, client_of
 from tests.conformance.samples import fill, quote
 from tests.conformance.servers import everywhere
@@ -49,6 +50,31 @@ async def test_the_window_moves_on_by_the_servers_clock(
         assert (await limit.hit(1, cost=2)).allowed
 
 
+async def test_never_more_than_the_places_are_taken_and_all_are_given_back(
+    deployment: Deployment, namespace: str
+) -> None:
+    settings = deployment.settings(
+        namespace, concurrency={"reports": {"limit": 3, "lease": 60}}, limiter={"deadline": 10}
+    )
+    async with rtx.open(settings) as layer, rtx.open(settings) as other:
+        inside: list[int] = [0] * 4
+        most = [0] * 4
+
+        async def use(each: rtx.DataLayer, subject: int) -> None:
+            async with each.limits.concurrency["reports"].hold(subject, wait=30) as lease:
+                assert lease.held
+                inside[subject] += 1
+                most[subject] = max(most[subject], inside[subject])
+                await asyncio.sleep(0.001)
+                inside[subject] -= 1
+
+        await asyncio.gather(
+            *(use(each, id) for id in range(4) for _ in range(8) for each in (layer, other))
+        )
+        assert most == [3] * 4
+        assert [await layer.limits.concurrency["reports"].taken(id) for id in range(4)] == [0] * 4
+
+
 async def test_no_caller_hears_of_a_forgotten_script(
     deployment: Deployment, layer: rtx.DataLayer
 ) -> None:
@@ -66,10 +92,14 @@ async def test_no_caller_hears_of_a_forgotten_script(
         for client in clients:
             await client.aclose()
 
+    reports = layer.limits.concurrency.named("reports", ConcurrencySettings(limit=1))
+
     async def use(account: int) -> None:
         for number in range(1, 16):
             assert (await layer.executions.publish(account, fill(number))).seq == number
             assert (await layer.limits.api.hit(account)).remaining == 100 - number
+            async with reports.hold(account):
+                pass
             await layer.market_data.publish(quote(f"SYM{account}", number))
         assert len((await layer.executions.history(account)).messages) == 15
 

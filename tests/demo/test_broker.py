@@ -140,8 +140,10 @@ async def test_a_fill_that_cannot_be_announced_is_owed_and_announced_once(
     await desk.quote("EURUSD", 1.1, 1.1)
     publish = desk.layer.executions.publish
 
-    async def unsure(account_id: int | str, execution: rtx.Execution) -> rtx.Offset:
-        await publish(account_id, execution)  # it was published, but the answer is lost
+    async def unsure(
+        account_id: int | str, execution: rtx.Execution, *, key: str, deadline: float
+    ) -> rtx.Offset:
+        await publish(account_id, execution, key=key)  # it was published, but the answer is lost
         raise rtx.Unavailable("cut off", maybe_applied=True)
 
     monkeypatch.setattr(desk.layer.executions, "publish", unsure)

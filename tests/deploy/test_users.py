@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -13,10 +14,11 @@ import redis
 import rtx
 from rtx import codecs
 from rtx.cache.near import NearCache
-from rtx.errors import AccessDenied, ConnectFailed, ServerError
+from rtx.errors import AccessDenied, ConnectFailed, NotReplicated, ServerError
+from rtx.pubsub import Work, Workers
 from rtx.settings import Settings
 from rtx.topology import Role
-from tests.conftest import ROOT, wait_sync
+from tests.conftest import ROOT, eventually, wait_sync
 
 DEPLOY = ROOT / "deploy"
 USERS = [line.split()[1] for line in (DEPLOY / "users.acl").read_text("utf-8").splitlines()]
@@ -34,7 +36,10 @@ def server(boot, secrets: Path):
 def login(server, secrets: Path):
     def settings(user: str) -> Settings:
         password = (secrets / f"{user}-password").read_text()
-        return Settings.load(url=f"redis://{user}:{password}@127.0.0.1:{server.port}")
+        return Settings.load(
+            url=f"redis://{user}:{password}@127.0.0.1:{server.port}",
+            concurrency={"reports": {"limit": 2}},
+        )
 
     return settings
 
@@ -61,11 +66,23 @@ async def test_the_engine_can_do_all_that_the_layer_does(login) -> None:
             await ticks.ready()
             await fills.ready()
             await layer.market_data.publish(rtx.Tick("EURUSD", bid=1.1, ask=1.2))
-            await layer.executions.publish(1, rtx.Execution(1, 1, "EURUSD", "BUY", 1.0, 1.2))
+            fill = rtx.Execution(1, 1, "EURUSD", "BUY", 1.0, 1.2)
+            await layer.executions.publish(1, fill, key="1")
+            with pytest.raises(NotReplicated):
+                await layer.executions.publish(1, fill, durable=True)
             assert isinstance(await anext(ticks), rtx.Tick)
             assert isinstance(await anext(fills), rtx.Execution)
         await layer.alerts.publish("system", rtx.Alert("notice", "info", "hello"))
         assert len((await layer.alerts.history("system")).messages) == 1
+        rule = rtx.AlertRule(
+            id="high", account_id=1, kind="price_above", symbol="EURUSD", threshold=1.1
+        )
+        await layer.alert_rules.put(rule)
+        async with layer.alert_rules.engine() as engine:
+            await engine.ready()
+            await layer.market_data.publish(rtx.Tick("EURUSD", bid=1.1, ask=1.2))
+            await eventually(lambda: layer.alert_rules.stats.fired)
+        assert await layer.alert_rules.rearm(1, "high")
         assert await layer.prices.get("EURUSD")
         await layer.positions.put(1, ())
         await layer.positions.invalidate(1)
@@ -75,6 +92,19 @@ async def test_the_engine_can_do_all_that_the_layer_does(login) -> None:
         assert (await layer.limits.orders.hit(1)).allowed
         await layer.limits.orders.reset(1)
         assert (await layer.health()).ready
+        async with layer.executions.work([1], "backoffice", idle=0.05, deliveries=1) as workers:
+            await anext(workers)  # and never done
+            more = asyncio.create_task(_drain(workers))
+            await eventually(lambda: layer.executions.stats.dead_letters)
+            await workers.close()
+            await more
+        assert len(await layer.executions.dead_letters(1, "backoffice")) >= 1
+
+
+async def _drain(workers: Workers[rtx.Execution]) -> None:
+    async for item in workers:
+        assert isinstance(item, Work)
+        await item.done()
 
 
 async def test_the_gateway_reads_and_limits_but_publishes_nothing(login) -> None:
@@ -85,6 +115,11 @@ async def test_the_gateway_reads_and_limits_but_publishes_nothing(login) -> None
         async with layer.market_data.subscribe("*") as ticks:
             await ticks.ready()
         assert (await layer.executions.history(1)).messages == []
+        rule = rtx.AlertRule(id="call", account_id=1, kind="margin_below", threshold=100)
+        assert await layer.alert_rules.put(rule)
+        assert await layer.alert_rules.rearm(1, "call")
+        assert [state.rule for state in await layer.alert_rules.list(1)] == [rule]
+        assert await layer.alert_rules.remove(1, "call")
         token, _ = await layer.sessions.create("ann", [1])
         assert await layer.sessions.get(token)
         assert len(await layer.sessions.of_user("ann")) == 1
@@ -94,6 +129,28 @@ async def test_the_gateway_reads_and_limits_but_publishes_nothing(login) -> None
             await layer.market_data.publish(rtx.Tick("EURUSD", bid=1.1, ask=1.2))
         with pytest.raises(ServerError, match=r"permission|can't run"):
             await layer.executions.publish(1, rtx.Execution(1, 1, "EURUSD", "BUY", 1.0, 1.2))
+
+
+@pytest.mark.parametrize("user", ["engine", "gateway", "subscriber"])
+async def test_whoever_subscribes_may_prove_that_messages_arrive(login, user: str) -> None:
+    async with rtx.open(login(user)) as layer, layer.alerts.subscribe("system"):
+        await eventually(lambda: layer.hub.stats.probe_ms or layer.hub.stats.probe_refusals)
+        assert layer.hub.stats.probe_refusals == 0
+        if user != "engine":
+            with pytest.raises(AccessDenied):
+                await layer._roles.pool(Role.PUBSUB).call("PUBLISH", "alerts:system", "forged")
+
+
+@pytest.mark.parametrize("user", ["engine", "gateway"])
+async def test_whoever_counts_may_hold_places(login, user: str) -> None:
+    async with rtx.open(login(user)) as layer:
+        reports = layer.limits.concurrency["reports"]
+        async with reports.hold("ann", wait=1.0), reports.hold("ann"):
+            with pytest.raises(rtx.RateLimited):
+                await reports.hold("ann").__aenter__()
+            assert await reports.taken("ann") == 2
+        assert await reports.taken("ann") == 0
+        assert reports.stats.errors == 0
 
 
 @pytest.mark.parametrize("user", ["engine", "gateway"])

@@ -22,6 +22,7 @@ from rtx.database import Duplicate
 from rtx.errors import RtxError
 from rtx.gateway import OrderRejected, create_app
 from rtx.models import Account, Alert, Execution, Position, Session, SymbolSpec, Tick
+from rtx.ratelimit import RateLimited
 from rtx.settings import Settings
 from tests.conftest import ROOT
 
@@ -118,7 +119,7 @@ def test_every_error_is_there_with_its_facts() -> None:
             f"`{kind.code}`",
             "yes" if kind.retryable else "no",
         ]
-        for kind in (*classes, Duplicate)
+        for kind in (*classes, Duplicate, RateLimited)
         if kind.__base__ is not None
     }
     expected[OrderRejected.__name__] = ["`RtxError`", "its own", "depends"]
@@ -182,7 +183,7 @@ def json_blocks(page: str) -> list[str]:
     return re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
 
 
-MODELS = [Account, None, Position, SymbolSpec, Session, Tick, Execution, Alert]
+MODELS = [Account, None, Position, SymbolSpec, Session, Tick, Execution, Alert, rtx.AlertRule]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,7 @@ def test_the_names_of_keys_are_those_that_are_used() -> None:
         keys.alerts("{account_id}"),
         keys.limit("api", "{user_id}"),
         keys.limit("orders", "{account_id}"),
+        keys.concurrency("{name}", "{id}"),
         keys.companion(keys.executions(1), "log"),
         keys.companion(keys.executions(1), "meta"),
     ):

@@ -210,10 +210,17 @@ async def guarded(layer: rtx.DataLayer) -> AsyncIterator[Running]:
 def assert_problem(
     answer: httpx.Response, status: int, code: str, *, retryable: bool | None = None
 ) -> Message:
-    """The answer is an error of our one shape; returns its body."""
+    """The answer is an error of our one shape, by a limit a problem document; returns its body."""
     assert answer.status_code == status, answer.text
     body: Message = answer.json()
-    assert set(body) == {"code", "reason", "retryable"}, body
+    ours = {"code", "reason", "retryable"}
+    if answer.headers["content-type"] == "application/problem+json":
+        assert set(body) == ours | {"type", "title", "status", "detail", "violated-policies"}, body
+        assert (body["status"], body["detail"]) == (status, body["reason"])
+        assert status in (429, 503)
+    else:
+        assert set(body) == ours, body
+        assert status != 429
     assert body["code"] == code
     assert len(body["reason"]) > 10
     if retryable is not None:

@@ -13,7 +13,7 @@ import rtx
 from rtx.database.sql import SqlDatabase
 from rtx.errors import SettingsError
 from rtx.gateway import create_app, hash_password, verify_password
-from rtx.gateway.auth import counted_address
+from rtx.gateway.gateway import Gateway
 from rtx.gateway.passwords import Passwords
 from rtx.models import now_ms
 from rtx.setting_groups import LimitSettings, UserSettings
@@ -257,11 +257,18 @@ async def test_requests_over_the_api_limit_are_told_when_to_come_back(
         rtx.open(settings.model_copy(update={"limits": limits}), database=database) as layer,
         running(layer) as gateway,
     ):
-        for _ in range(3):
-            assert (await gateway.http.get("/v1/accounts/1")).status_code == 200
+        for left in (2, 1, 0):
+            answer = await gateway.http.get("/v1/accounts/1")
+            assert answer.status_code == 200
+            assert answer.headers["ratelimit-policy"] == '"api";q=3;w=60'
+            assert answer.headers["ratelimit"] == f'"api";r={left};t=60'
         for path in ("/v1/accounts/1", "/v1/prices", "/v1/accounts/x", "/v1/stream/sse?channels="):
             answer = await gateway.http.get(path)
-            assert_problem(answer, 429, "rate_limited", retryable=True)
+            body = assert_problem(answer, 429, "rate_limited", retryable=True)
+            assert body["type"].endswith("#quota-exceeded")
+            assert body["violated-policies"] == ["api"]
+            wait = answer.headers["retry-after"]
+            assert answer.headers["ratelimit"] == f'"api";r=0;t={wait}'
             assert 55 <= int(answer.headers["retry-after"]) <= 60
         for path in ("/health/live", "/health/ready", "/metrics", "/docs/openapi.json"):
             assert (await gateway.http.get(path)).status_code == 200
@@ -288,6 +295,29 @@ async def test_a_user_has_a_limit_apart_from_the_address(
         assert_problem(answer, 429, "rate_limited")
 
 
+async def test_a_login_is_counted_for_the_client_of_a_trusted_proxy(
+    settings: Settings, database: SqlDatabase
+) -> None:
+    limits = {"api": LimitSettings(limit=3, per=60.0)}
+    named = settings.model_copy(update={"limits": limits})
+    async with (
+        rtx.open(named, database=database) as layer,
+        running(layer, trusted_proxies=("127.0.0.0/8",)) as gateway,
+    ):
+
+        async def log_in(forwarded: str) -> httpx.Response:
+            headers = {"X-Forwarded-For": forwarded}
+            login = {"user": "ann", "password": "wrong"}
+            return await gateway.http.post("/v1/sessions", json=login, headers=headers)
+
+        for made_up in range(3):
+            answer = await log_in(f"6.6.6.{made_up}, 198.51.100.1")
+            assert_problem(answer, 401, "bad_login")
+        assert_problem(await log_in("6.6.6.9, 198.51.100.1"), 429, "rate_limited")
+        assert_problem(await log_in("198.51.100.2"), 401, "bad_login")
+        assert (await layer.limits.api.peek("127.0.0.1")).remaining == 3
+
+
 @pytest.mark.parametrize(
     ("host", "counted"),
     [
@@ -295,11 +325,22 @@ async def test_a_user_has_a_limit_apart_from_the_address(
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
         ("fe80::1%eth0", "fe80::"),
-        ("unknown", "unknown"),
+        (None, "unknown"),
     ],
 )
-def test_a_client_is_counted_by_the_address_it_cannot_choose(host: str, counted: str) -> None:
-    assert counted_address(host) == counted
+async def test_a_client_is_counted_by_the_address_it_cannot_choose(
+    layer: rtx.DataLayer, host: str | None, counted: str
+) -> None:
+    gateway = Gateway(layer, None, gateway_settings())
+    client = (host, 4711) if host is not None else None
+    forwarded = [(b"x-forwarded-for", b"198.51.100.1")]
+    assert gateway.address_of({"client": client, "headers": forwarded}) == counted
+
+
+def test_a_trusted_proxy_is_an_address_or_a_network() -> None:
+    assert gateway_settings(trusted_proxies=("10.0.0.7", "fd00::/8", "unix")).trusted_proxies
+    with pytest.raises(ValueError, match=r"'proxy\.local' is no address and no network"):
+        gateway_settings(trusted_proxies=("proxy.local",))
 
 
 def test_the_users_passwords_do_not_show_in_the_settings() -> None:

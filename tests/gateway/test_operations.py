@@ -160,13 +160,22 @@ async def test_the_description_knows_every_route_and_its_errors(gateway: Running
         "/health/live",
         "/health/ready",
         "/metrics",
+        "/metrics/servers",
     }
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    limit_schema = {"schema": {"$ref": "#/components/schemas/LimitProblem"}}
+    limit_problem = {"application/problem+json": limit_schema}
+    fields = description["components"]["schemas"]["LimitProblem"]["properties"]
+    assert set(fields) == {
+        *("type", "title", "status", "detail", "violated-policies"),
+        *("code", "reason", "retryable"),
+    }
     for path, operations in paths.items():
         for operation in operations.values():
             for status, answer in operation["responses"].items():
                 if status.startswith(("4", "5")) and not path.startswith("/health"):
-                    assert answer["content"] == problem, (path, status)
+                    expected = limit_problem if status == "429" else problem
+                    assert answer["content"] == expected, (path, status)
             if path.startswith("/v1/"):
                 assert {"429", "503"} <= set(operation["responses"]), path
     schemas = description["components"]["schemas"]

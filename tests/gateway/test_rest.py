@@ -282,6 +282,19 @@ async def test_a_rejected_order_says_why(
     assert body["reason"] == "why, and what to do"
 
 
+async def test_an_order_over_its_limit_is_told_of_both_limits(layer: rtx.DataLayer) -> None:
+    decision = rtx.Decision(False, 10, 0, 0.4, 1.0, "orders", 1.0)
+    async with running(layer, orders=rejecting("limit_exceeded", decision=decision)) as gateway:
+        answer = await gateway.http.post("/v1/accounts/1/orders", json=ORDER)
+    body = assert_problem(answer, 429, "limit_exceeded", retryable=True)
+    assert body["violated-policies"] == ["orders"]
+    assert answer.headers["retry-after"] == "1"
+    assert '"orders";q=10;w=1' in answer.headers["ratelimit-policy"]
+    assert '"api";q=100000;w=60' in answer.headers["ratelimit-policy"]
+    assert '"orders";r=0;t=1' in answer.headers["ratelimit"]
+    assert '"api";r=99999;t=60' in answer.headers["ratelimit"]
+
+
 async def test_without_a_desk_there_is_no_broker(layer: rtx.DataLayer) -> None:
     async with running(layer) as gateway:
         answer = await gateway.http.post("/v1/accounts/1/orders", json=ORDER)

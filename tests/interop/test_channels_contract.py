@@ -118,8 +118,8 @@ async def test_the_execution_log_is_a_stream_that_others_can_read(
     assert [fields[b"m"] for _, fields in entries] == published
     assert await log.hget("{executions:1}:meta", "seq") == b"3"
     a_week = 7 * 86_400_000
-    for key in ("{executions:1}:log", "{executions:1}:meta"):
-        assert a_week - 60_000 < await log.pttl(key) <= a_week
+    for key in ("{executions:1}:log", "{executions:1}:meta"):  # a week, and up to a 16th of it more
+        assert a_week < await log.pttl(key) <= a_week * 17 // 16
 
 
 # --- what others publish ---------------------------------------------------------------------

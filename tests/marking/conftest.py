@@ -13,7 +13,7 @@ import rtx
 from rtx.database.sql import SqlDatabase
 from rtx.feeds import INSTRUMENTS
 from rtx.models import Side
-from rtx.setting_groups import TTLSettings
+from rtx.setting_groups import MarketDataSettings, TTLSettings
 from rtx.settings import Settings
 
 
@@ -34,6 +34,13 @@ class Book:
     ) -> rtx.Position:
         async with self.layer.accounts.update(self.account) as row:
             return await row.open_position(symbol, side, volume, price, Decimal(margin))
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Late ticks are published, so that the board has to cope with them."""
+    late = MarketDataSettings(in_order="off")
+    return settings.model_copy(update={"market_data": late})
 
 
 @pytest.fixture

@@ -37,6 +37,22 @@ async def test_all_limits_take_the_hit_and_the_tightest_is_told(several: Setting
         assert all(stats[f"limit.{name}"]["allowed"] == 1 for name in layer.limits)
 
 
+async def test_each_limits_own_decision_can_be_had(several: Settings) -> None:
+    wanted = (("lots", 1, 4), ("api", 1), ("count", 1, 2))
+    async with rtx.open(several) as layer:
+        for expected in ([6, 4, 4], [2, 3, 2]):
+            decisions = await layer.limits.check_each(*wanted)
+            assert all(decisions)
+            assert [decision.policy for decision in decisions] == ["lots", "api", "count"]
+            assert [decision.remaining for decision in decisions] == expected
+        for _ in range(2):  # by the server, then as known; nothing is taken, and it is told so
+            decisions = await layer.limits.check_each(*wanted)
+            denied = [decision.policy for decision in decisions if not decision]
+            assert denied == ["lots"]
+            left_now = {decision.policy: decision.remaining for decision in decisions}
+            assert left_now.items() <= {"lots": 2, "api": 3, "count": 2}.items()
+
+
 @pytest.mark.parametrize("denying", ["api", "orders", "lots", "count"])
 async def test_a_denial_by_any_of_them_takes_nothing_from_the_others(
     several: Settings, limit_witness: redis_py.Redis, denying: str

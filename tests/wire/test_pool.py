@@ -204,6 +204,29 @@ async def test_execute_gives_up_after_max_retries(open_pool: PoolMaker) -> None:
         assert sent == 1
 
 
+async def test_what_was_sent_once_may_have_been_applied_however_the_retry_ends(
+    open_pool: PoolMaker,
+) -> None:
+    """The first connection takes the command and ends; no second one ever greets."""
+    dials = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal dials
+        dials += 1
+        if dials == 1:
+            await peer.greet()
+            await peer.command()
+        else:
+            await peer.command()
+            await asyncio.Event().wait()
+
+    async with scripted(script) as address:
+        pool = await open_pool(address, size=1, min_idle=0)
+        with pytest.raises(PoolExhausted) as late:
+            await pool.execute("GET", "x", idempotent=True, timeout=0.3)
+        assert late.value.maybe_applied
+
+
 async def test_execute_does_not_retry_a_call_that_timed_out(open_pool: PoolMaker) -> None:
     sent = 0
 

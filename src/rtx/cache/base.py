@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from rtx.cache.breaker import Breaker
-from rtx.cache.contract import CacheStats, Edit, Kept, Lookup
+from rtx.cache.contract import CacheStats, Edit, Kept, Lookup, ReadTimes
 from rtx.cache.fields import field_of
 from rtx.cache.filling import Filler
 from rtx.cache.loading import Given, Loader, Loads
@@ -75,6 +75,7 @@ class Cache(Generic[K, V]):
         if remember is not None:
             decode = remember(decode, settings.decoded)
         self.stats = CacheStats()
+        self.times = ReadTimes()
         self._pool = pool
         self._key = key
         self._ttl = ttl
@@ -115,6 +116,7 @@ class Cache(Generic[K, V]):
             key,
             decode,
             self.stats,
+            self.times,
             patience=settings.read_timeout,
             early=early,
             kept=self._kept,
@@ -155,7 +157,9 @@ class Cache(Generic[K, V]):
                     value = self._decode(raw)  # type: ignore[arg-type]
                 except UNREADABLE:
                     return await self._reading.after_reply(id, key, self._loads, began, raw)
-                self.stats.hits += 1
+                hits = self.stats.hits = self.stats.hits + 1
+                if hits >= self.times.due:
+                    self.times.sample(hits, began)
                 return value
             return await self._reading.after_reply(id, key, self._loads, began, None)
         return await self._reading.one(id, key, self._loads)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, Literal, TypeAlias, TypeVar
+
+from rtx.timing import Timing
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -14,6 +18,8 @@ Source: TypeAlias = Literal["near", "redis", "database"]
 """Where a value was read: in this process, on the server, or in the system of record."""
 
 _KEPT_AT_MOST = 10_000
+_SAMPLED = 16
+"""Hits for each that is timed: timing all of them makes a hit 13 % dearer, one in 16 about 1 %."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,27 @@ class CacheStats:
     late: int = 0
     stale_served: int = 0
     invalidations_owed: int = 0
+
+
+@dataclass(slots=True)
+class ReadTimes:
+    """How long reads took, by how they ended.
+
+    `hit`: answered by the server; of single reads about one in 16 is timed, drawn by lot so that no
+    rhythm of the reader is favoured. `miss`: the server had nothing, with the load where there is a
+    database. `fallback`: answered by the database in place of the server. Near hits are not timed.
+    """
+
+    hit: Timing = field(default_factory=Timing)
+    miss: Timing = field(default_factory=Timing)
+    fallback: Timing = field(default_factory=Timing)
+    due: int = 1
+    """The count of hits at which the next one is timed."""
+
+    def sample(self, hits: int, began: float) -> None:
+        """Time the read that began then, and draw the next one to be timed."""
+        self.hit.take(monotonic() - began)
+        self.due = hits + random.randrange(1, 2 * _SAMPLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +131,14 @@ class Kept(Generic[K, V]):
         """A value and its age in seconds."""
         found = self._seen.get(id)
         return None if found is None else (found[0], monotonic() - found[1])
+
+
+def value_of(found: Mapping[K, Found[V]], id: K) -> V | None:
+    """The value of an id, or None."""
+    one = found.get(id)
+    return None if one is None else one.value
+
+
+def values_of(found: Mapping[K, Found[V]]) -> dict[K, V]:
+    """The values of those ids that have one."""
+    return {id: one.value for id, one in found.items() if one.value is not None}

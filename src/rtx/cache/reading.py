@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final, Generic, Literal, TypeVar, cast
 
 from rtx.cache.breaker import Breaker
-from rtx.cache.contract import CacheStats, Found, Kept
+from rtx.cache.contract import CacheStats, Found, Kept, ReadTimes, value_of, values_of
 from rtx.cache.filling import Filler
 from rtx.cache.loading import Loading, Loads
 from rtx.cache.near import NearCache
@@ -62,6 +62,7 @@ class Reading(Generic[K, V]):
         key: Callable[[K], str],
         decode: Callable[[bytes], V],
         stats: CacheStats,
+        times: ReadTimes,
         *,
         patience: float,
         early: bool,
@@ -77,6 +78,7 @@ class Reading(Generic[K, V]):
         self._key = key
         self._decode = decode
         self._stats = stats
+        self._times = times
         self._patience = patience
         self._early = early
         self._kept = kept
@@ -84,18 +86,19 @@ class Reading(Generic[K, V]):
     async def one(self, id: K, key: str, loads: Loading[K, V] | None) -> V | None:
         """The value of an id."""
         breaker = self._breaker
+        began = monotonic()
         if not breaker.allows:
             if loads is not None:
-                return _value(await self._from_database([id], loads), id)
+                return value_of(await self._from_database([id], loads, began), id)
             await breaker.admit()
-        began = monotonic()
+            began = monotonic()
         near = self._near
         if near is not None and near.serves(key):
             value = await self._over_near(near, key, loads)
             if value is None:
-                return _value(await self._missed([id], loads, began, {}), id)
+                return value_of(await self._missed([id], loads, began, {}), id)
             if value is not _PASS:
-                return self._hit(id, value)
+                return self._hit(id, value, began)
         try:
             if self._early and loads is not None:
                 raw = await self._early_get(id, key, loads)
@@ -115,7 +118,7 @@ class Reading(Generic[K, V]):
         except FAILURES:
             if loads is None:
                 raise
-            return _value(await self._from_database([id], loads), id)
+            return value_of(await self._from_database([id], loads, began), id)
         return await self.after_reply(id, key, loads, began, raw)
 
     async def after_reply(
@@ -125,22 +128,23 @@ class Reading(Generic[K, V]):
         unreadable: dict[str, bytes] = {}
         if raw is not None:
             try:
-                return self._hit(id, self._decode(raw))  # type: ignore[arg-type]
+                return self._hit(id, self._decode(raw), began)  # type: ignore[arg-type]
             except UNREADABLE:
                 self._stats.undecodable += 1
                 unreadable[key] = cast(bytes, raw)
-        return _value(await self._missed([id], loads, began, unreadable), id)
+        return value_of(await self._missed([id], loads, began, unreadable), id)
 
     async def many(self, ids: list[K], loads: Loading[K, V] | None) -> dict[K, V]:
         """The values of those ids that have one, in any order."""
         if not ids:
             return {}
         breaker = self._breaker
+        began = monotonic()
         if not breaker.allows:
             if loads is not None:
-                return _values(await self._from_database(ids, loads))
+                return values_of(await self._from_database(ids, loads, began))
             await breaker.admit()
-        began = monotonic()
+            began = monotonic()
         keys = [*map(self._key, ids)]
         try:
             timeout = None if loads is None else self._patience
@@ -151,7 +155,7 @@ class Reading(Generic[K, V]):
             except FAILURES:
                 if loads is None:
                     raise
-                return _values(await self._from_database(ids, loads))
+                return values_of(await self._from_database(ids, loads, began))
         replies = cast("list[bytes]", raws)
         if None in replies:
             return await self._some(ids, keys, replies, loads, began)
@@ -159,7 +163,7 @@ class Reading(Generic[K, V]):
             found = dict(zip(ids, map(self._decode, replies), strict=True))
         except UNREADABLE:
             return await self._some(ids, keys, replies, loads, began)
-        self._hits(found)
+        self._hits(found, began)
         return found
 
     async def _some(
@@ -184,16 +188,17 @@ class Reading(Generic[K, V]):
                 self._stats.undecodable += 1
                 unreadable[key] = raw
                 missing.append(id)
-        self._hits(found)
-        return found | _values(await self._missed(missing, loads, began, unreadable))
+        self._hits(found, began)
+        return found | values_of(await self._missed(missing, loads, began, unreadable))
 
     async def look(self, id: K, key: str, loads: Loading[K, V] | None) -> Found[V] | None:
         """The value of an id with its age and version."""
+        began = monotonic()
         if not self._breaker.allows:
             if loads is not None:
-                return (await self._from_database([id], loads)).get(id)
+                return (await self._from_database([id], loads, began)).get(id)
             await self._breaker.admit()
-        began = monotonic()
+            began = monotonic()
         left: Reply = None
         version: Reply = None
         try:
@@ -205,11 +210,11 @@ class Reading(Generic[K, V]):
             except FAILURES:
                 if loads is None:
                     raise
-                return (await self._from_database([id], loads)).get(id)
+                return (await self._from_database([id], loads, began)).get(id)
         unreadable: dict[str, bytes] = {}
         if raw is not None:
             try:
-                value = self._hit(id, self._decode(raw))  # type: ignore[arg-type]
+                value = self._hit(id, self._decode(raw), began)  # type: ignore[arg-type]
             except UNREADABLE:
                 self._stats.undecodable += 1
                 unreadable[key] = cast(bytes, raw)
@@ -223,15 +228,18 @@ class Reading(Generic[K, V]):
 
     # --- from the server -------------------------------------------------------------------
 
-    def _hit(self, id: K, value: V) -> V:
-        self._stats.hits += 1
+    def _hit(self, id: K, value: V, began: float) -> V:
+        hits = self._stats.hits = self._stats.hits + 1
+        if hits >= self._times.due:
+            self._times.sample(hits, began)
         self._breaker.succeeded()
         if self._kept is not None:
             self._kept.keep(id, value)
         return value
 
-    def _hits(self, found: Mapping[K, V]) -> None:
+    def _hits(self, found: Mapping[K, V], began: float) -> None:
         self._stats.hits += len(found)
+        self._times.hit.take(monotonic() - began)
         self._breaker.succeeded()
         if self._kept is not None:
             for id, value in found.items():
@@ -297,9 +305,10 @@ class Reading(Generic[K, V]):
     ) -> dict[K, Found[V]]:
         self._stats.misses += len(ids)
         found: dict[K, Found[V]] = {}
-        if loads is None:
-            return found
         spent = monotonic() - began
+        if loads is None:
+            self._times.miss.take(spent)
+            return found
         try:
             for start in range(0, len(ids), CHUNK):
                 some = ids[start : start + CHUNK]
@@ -307,9 +316,12 @@ class Reading(Generic[K, V]):
                 spent = 0.0
         except DatabaseUnavailable as error:
             return self._stale(ids, error)
+        self._times.miss.take(monotonic() - began)
         return self._keep(found)
 
-    async def _from_database(self, ids: Sequence[K], loads: Loading[K, V]) -> dict[K, Found[V]]:
+    async def _from_database(
+        self, ids: Sequence[K], loads: Loading[K, V], began: float
+    ) -> dict[K, Found[V]]:
         self._stats.fallbacks += len(ids)
         try:
             if loads is self._loads:
@@ -317,6 +329,8 @@ class Reading(Generic[K, V]):
             return await self._filler.find(ids, loads, ask=False)
         except DatabaseUnavailable as error:
             return self._stale(ids, error)
+        finally:
+            self._times.fallback.take(monotonic() - began)
 
     def _keep(self, found: dict[K, Found[V]]) -> dict[K, Found[V]]:
         if self._kept is not None:
@@ -337,12 +351,3 @@ class Reading(Generic[K, V]):
             found[id] = Found(seen[0], 0, "near", 0, seen[1], stale=True)
         self._stats.stale_served += len(found)
         return found
-
-
-def _value(found: Mapping[K, Found[V]], id: K) -> V | None:
-    one = found.get(id)
-    return None if one is None else one.value
-
-
-def _values(found: Mapping[K, Found[V]]) -> dict[K, V]:
-    return {id: one.value for id, one in found.items() if one.value is not None}

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 import rtx
-from rtx.cli import bench, config, demo, doctor, feed, serve, server, tail, watch
+from rtx.cli import (
+    alerts,
+    bench,
+    config,
+    demo,
+    doctor,
+    feed,
+    latency,
+    serve,
+    server,
+    tail,
+    watch,
+)
 from rtx.cli.terminal import stdout
 
 app = typer.Typer(
@@ -23,12 +35,14 @@ for command, summary in (
     (demo.demo, "Everything on this machine, with a live page."),
     (serve.serve, "HTTP, WebSocket, SSE and the live page."),
     (feed.feed, "Bring prices in: simulated, a file, OANDA, an exchange."),
-    (watch.watch, "Live prices in the terminal."),
+    (watch.watch, "Prices, servers and limits, live in the terminal."),
     (tail.tail, "Executions and alerts of an account."),
     (doctor.doctor, "Say what is wrong with the servers, and the fix."),
+    (latency.latency, "Round trips of every use, gently, with a histogram."),
     (bench.bench, "Measure the servers, use by use."),
 ):
     app.command(command.__name__, short_help=summary)(command)
+app.add_typer(alerts.app, name="alerts", short_help="Alert rules: list, add, remove, re-arm, run.")
 app.add_typer(server.app, name="server", short_help="Start a local server; fail over a real one.")
 app.add_typer(config.app, name="config")
 

@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rtx.cli import options, terminal
-from rtx.cli.running import run
+from rtx.cli.comparing import load_run, show_comparison
+from rtx.cli.running import errors_as_lines, run
 from rtx.errors import SettingsError
 
 if TYPE_CHECKING:
-    from rtx.cli.measuring import Measurement
+    from rtx.cli.measuring import Run
     from rtx.settings import Settings
 
 _REFRESH = 0.1
 
 
 def bench(
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=600, help="Time for each of the five uses.")
-    ] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Time for each use.")] = 2.0,
     url: options.Url = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there too.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="BEFORE AFTER", help="Measure nothing: two files of --json, in ratios."
+        ),
     ] = None,
 ) -> None:
     """Measure the configured deployment from this machine.
@@ -39,7 +44,12 @@ def bench(
     Examples:
       rtx bench
       rtx bench --seconds 10 --json bench.json
+      rtx bench --compare before.json after.json
     """
+    if compare is not None:
+        with errors_as_lines():
+            show_comparison(*(load_run(path) for path in compare))
+        return
 
     async def main(_: asyncio.Event) -> None:
         settings = options.load(url)
@@ -52,13 +62,12 @@ def bench(
         if json is not None:
             import msgspec
 
-            text = msgspec.json.encode({"seconds_per_use": seconds, "uses": results})
-            _write(json, msgspec.json.format(text, indent=2) + b"\n")
+            _write(json, msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
 
     run(main)
 
 
-async def _with_progress(settings: Settings, seconds: float) -> list[Measurement]:
+async def _with_progress(settings: Settings, seconds: float) -> Run:
     from rich.progress import BarColumn, Progress, TextColumn
 
     from rtx.cli.measuring import USES, measure
@@ -91,19 +100,20 @@ async def _with_progress(settings: Settings, seconds: float) -> list[Measurement
         await asyncio.gather(work, return_exceptions=True)
 
 
-def _show(results: list[Measurement]) -> None:
+def _show(results: Run) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("use")
     for name in ("p50 µs", "p99 µs", "p99.9 µs", "per second"):
         table.add_column(name, justify="right")
-    for result in results:
+    for result in results.uses:
         latencies = (result.p50_us, result.p99_us, result.p999_us)
         table.add_row(
             result.use, *(f"{value:,.0f}" for value in latencies), f"{result.per_second:,.0f}"
         )
     terminal.stdout().print(table)
+    terminal.note(f"{', '.join(results.servers)}; {results.at_once} calls at once")
 
 
 def _write(path: Path, text: bytes) -> None:

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -35,16 +34,20 @@ class Board:
 
     def __init__(self, stale_after: float) -> None:
         self.ticks = 0
+        self.gaps = 0
+        self.last_gap = ""
         self._stale_after = stale_after
         self._rows: dict[str, _Row] = {}
-        self._gaps = 0
-        self._last_gap = ""
+
+    def __len__(self) -> int:
+        """How many symbols have had a price."""
+        return len(self._rows)
 
     def take(self, item: Tick | Gap) -> None:
         """Note a tick or a break."""
         if isinstance(item, Gap):
-            self._gaps += 1
-            self._last_gap = f"{item.cause}, {item.duration:.1f} s"
+            self.gaps += 1
+            self.last_gap = f"{item.cause}, {item.duration:.1f} s"
             return
         self.ticks += 1
         row = self._rows.get(item.symbol)
@@ -55,8 +58,8 @@ class Board:
         row.tick = item
         row.times.append(time.monotonic())
 
-    def render(self, down: str | None) -> RenderableType:
-        """The table and a line below it; `down` says why nothing comes at the moment."""
+    def table(self, most: int) -> Table:
+        """A head and the first `most` symbols by name, a line each."""
         now = time.monotonic()
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
         table.add_column("symbol", no_wrap=True, min_width=8)
@@ -66,9 +69,9 @@ class Board:
         for name in ("age", "ticks/s"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-        for symbol in sorted(self._rows):
+        for symbol in sorted(self._rows)[: max(most, 0)]:
             table.add_row(*self._cells(self._rows[symbol], now))
-        return Group(table, self._status(down))
+        return table
 
     def _cells(self, row: _Row, now: float) -> list[Text]:
         tick, age = row.tick, now - row.times[-1]
@@ -89,14 +92,6 @@ class Board:
             Text(f"{rate:.1f}"),
             Text("stale", style="yellow") if stale else Text(""),
         ]
-
-    def _status(self, down: str | None) -> Text:
-        if down is not None:
-            return Text(f"not connected: {down}", style="bold red")
-        if not self._rows:
-            return Text("waiting for the first price; `rtx feed` sends some", style="dim")
-        gaps = f", {self._gaps} gaps (last: {self._last_gap})" if self._gaps else ""
-        return Text(f"{self.ticks:,} ticks{gaps}; Ctrl-C ends", style="dim")
 
 
 def decimals(price: float) -> int:

@@ -68,6 +68,7 @@ def feed(
     exchange: Annotated[
         str | None, typer.Option(help="ccxt: name of the exchange, such as kraken.")
     ] = None,
+    metrics_port: options.MetricsPort = None,
     url: options.Url = None,
     json: options.Json = False,
 ) -> None:
@@ -124,7 +125,7 @@ def feed(
     async def main(_: asyncio.Event) -> int:
         settings = options.load_for_server(url, "publish to")
         source_of_ticks = make()
-        async with rtx.open(settings) as layer:
+        async with rtx.open(settings) as layer, options.metrics_served(layer, metrics_port):
             return await _pump(layer, source_of_ticks, json)
 
     run(main)
@@ -203,7 +204,7 @@ async def _pump(layer: rtx.DataLayer, source: Feed, json: bool) -> int:
     from rtx.cli.progress import feed_progress
     from rtx.feeds import Pump
 
-    pump = Pump(source, layer.market_data.publish_many)
+    pump = Pump(source, layer.market_data.publish_many, layer.feeds)
     work = asyncio.create_task(pump.run(), name="rtx-feed")
     try:
         with feed_progress(source.name) as progress:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from decimal import Decimal
 
 import msgspec
 
 import rtx
+from rtx import codecs
+from rtx.cli.roundtrips import apart
+from rtx.cli.servers import Servers
 from rtx.errors import RtxError
+from rtx.models import now_ms
 from rtx.setting_groups import LimitSettings
 from rtx.settings import Settings
 
 AT_ONCE = 100
 """Calls that are under way together when throughput is measured."""
 
-USES = ("cache get", "price put", "publish", "subscribe", "limit hit")
+USES = (
+    "price get",
+    "price put",
+    "account get",
+    "account put",
+    "publish",
+    "subscribe",
+    "limit hit",
+)
 
 _SYMBOLS = tuple(f"BENCH{number}" for number in range(10))
 _SUBJECTS = range(100)
 _BURST = 1_000  # ticks sent ahead of a subscriber, well below its queue
 _LIMIT = LimitSettings(limit=100, per=1.0)
+_LIMITED = range(2_000)  # ids enough for 200,000 hits a second: denials are known without a call
 
 _Call = Callable[[int], Awaitable[object]]
 
@@ -42,26 +56,42 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
-async def measure(
-    settings: Settings, seconds: float, starting: Callable[[str], None]
-) -> list[Measurement]:
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The measurements of one run, and what they were made with.
+
+    `at` is ISO 8601 UTC; `servers` are the version and role of each, without its address.
+    """
+
+    at: str
+    rtx: str
+    python: str
+    machine: str
+    servers: list[str]
+    seconds_per_use: float
+    at_once: int
+    uses: list[Measurement]
+
+
+async def measure(settings: Settings, seconds: float, starting: Callable[[str], None]) -> Run:
     """Measure every use for that long, in a namespace of its own that is empty afterwards.
 
     `starting` is told each use before it is measured.
     """
-    own = f"bench-{secrets.token_hex(6)}"
-    namespace = f"{settings.namespace}:{own}" if settings.namespace else own
-    alone = settings.model_copy(
-        update={"namespace": namespace, "limits": {**settings.limits, "bench": _LIMIT}}
-    )
+    # Nothing may expire while it is measured: what is gone is quicker to get.
+    lasting = settings.ttl.model_copy(update={"price": seconds + 10, "account": seconds + 10})
+    alone = settings.model_copy(update={"database_url": None, "ttl": lasting})
+    alone = apart(alone, "bench", _LIMIT)
     async with rtx.open(alone) as layer, _cleaned(layer):
         prices = [rtx.Price(symbol, bid=1.0955, ask=1.0956) for symbol in _SYMBOLS]
         ticks = [rtx.Tick(symbol, bid=1.0955, ask=1.0956, lp="BENCH") for symbol in _SYMBOLS]
+        accounts = [_account(id) for id in _SUBJECTS]
         calls: dict[str, _Call] = {
-            "cache get": lambda n: layer.prices.get(_SYMBOLS[n % 10]),
+            "price get": lambda n: layer.prices.get(_SYMBOLS[n % 10]),
             "price put": lambda n: layer.prices.put(prices[n % 10]),
+            "account get": lambda n: layer.accounts.get(_SUBJECTS[n % len(_SUBJECTS)]),
+            "account put": lambda n: layer.accounts.put(accounts[n % len(accounts)]),
             "publish": lambda n: layer.market_data.publish(ticks[n % 10]),
-            "limit hit": lambda n: layer.limits["bench"].hit(n % len(_SUBJECTS)),
+            "limit hit": lambda n: layer.limits["bench"].hit(n % len(_LIMITED)),
         }
         results: list[Measurement] = []
         for use in USES:
@@ -70,8 +100,40 @@ async def measure(
                 results.append(await _subscribe(layer, seconds))
             else:
                 await layer.prices.put_many(prices)
+                await layer.accounts.put_many(accounts)
                 results.append(await _of_calls(use, calls[use], seconds))
-        return results
+        return Run(
+            at=codecs.iso(now_ms()),
+            rtx=rtx.__version__,
+            python=platform.python_version(),
+            machine=f"{platform.system()} {platform.machine()}",
+            servers=await _servers(layer),
+            seconds_per_use=seconds,
+            at_once=AT_ONCE,
+            uses=results,
+        )
+
+
+async def _servers(layer: rtx.DataLayer) -> list[str]:
+    servers = Servers(layer)
+    try:
+        return [f"{each.group} {each.kind} {each.version}" for each in await servers.look()]
+    finally:
+        await servers.close()
+
+
+def _account(id: int) -> rtx.Account:
+    money = Decimal("10000.00")
+    return rtx.Account(
+        id=id,
+        account_number=f"BENCH-{id:06}",
+        balance=money,
+        equity=money,
+        margin=Decimal(0),
+        free_margin=money,
+        margin_level=Decimal(0),
+        open_positions=0,
+    )
 
 
 @asynccontextmanager
@@ -79,9 +141,10 @@ async def _cleaned(layer: rtx.DataLayer) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        with suppress(RtxError):  # all of it expires within seconds by itself
+        with suppress(RtxError):  # all of it expires soon by itself
             await layer.prices.invalidate(*_SYMBOLS)
-            await asyncio.gather(*(layer.limits["bench"].reset(id) for id in _SUBJECTS))
+            await layer.accounts.invalidate(*_SUBJECTS)
+            await asyncio.gather(*(layer.limits["bench"].reset(id) for id in _LIMITED))
 
 
 async def _of_calls(use: str, call: _Call, seconds: float) -> Measurement:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from rtx import urls
+from rtx.cli import terminal
 from rtx.errors import SettingsError
 from rtx.settings import Settings
 from rtx.topology import Role
+
+if TYPE_CHECKING:
+    from rtx.layer import DataLayer
 
 Url: TypeAlias = Annotated[
     str | None,
@@ -19,12 +25,34 @@ Url: TypeAlias = Annotated[
         help="The server, as in RTX_URL (which keeps a password out of the process list).",
     ),
 ]
+MetricsPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics on this port of 127.0.0.1; 0 takes a free one.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
 _REMEDY = (
     "set RTX_URL, such as RTX_URL=redis://127.0.0.1:6379 (`rtx server` starts one there, "
     "`rtx demo` prints its own)"
 )
+
+
+@asynccontextmanager
+async def metrics_served(layer: DataLayer, port: int | None) -> AsyncIterator[None]:
+    """Serve the metrics while this lasts, where there is a port, and say where."""
+    if port is None:
+        yield
+        return
+    from rtx.monitoring import serve_metrics
+
+    async with serve_metrics(layer, port) as address:
+        terminal.note(f"metrics at {address}/metrics, of the servers at {address}/metrics/servers")
+        yield
 
 
 def load(url: str | None = None) -> Settings:

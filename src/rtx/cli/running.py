@@ -161,6 +161,5 @@ class _Signals:
 
 
 def _leave_at_once(number: int) -> NoReturn:
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # show the cursor that a live table hid
+    terminal.restore()
     os._exit(128 + number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
@@ -47,7 +48,9 @@ def serve(
         from rtx.gateway import serve as run_gateway
 
         gateway = settings.gateway
-        async with rtx.open(settings) as layer:
+        async with rtx.open(settings) as layer, AsyncExitStack() as stack:
+            if settings.alerts.enabled:
+                await stack.enter_async_context(layer.alert_rules.engine())
             if gateway.auth == "required" and not gateway.users:
                 terminal.note(
                     "nobody can log in: gateway.auth is required and gateway.users is empty, so "

@@ -78,7 +78,15 @@ _COMMENTS = {
     "channels.log_size": "executions, or alerts, kept per account for subscribers who were away",
     "channels.log_ttl": "a log is dropped this long after its last message",
     "channels.queue_size": "messages that a subscriber in this process may lag",
-    "channels.probe_interval": "how often a silent subscriber connection is asked if it lives",
+    "channels.probe_interval": "how often a subscriber connection is asked if it lives and hears",
+    "market_data": "which ticks are refused, and the queue of a feed's publisher",
+    "market_data.in_order": 'no step back in time: of a "symbol", of each "provider" of it, "off"',
+    "market_data.max_jump": "a mid may be so far from the last good one: 0.1 is 10 %",
+    "market_data.max_jump_of": "the same for single symbols",
+    "market_data.agree": "ticks in a row that make a jump the new level",
+    "market_data.settle": "a symbol of which only refused ticks come for so long is believed",
+    "market_data.queue_size": "ticks that may wait in a publisher",
+    "market_data.close_timeout": "what a closing publisher gets to write what it still has",
     "limits": "rate limits: at most `limit` hits in any window of `per`; names of your own too",
     "limits.limit": "hits allowed in a window",
     "limits.per": "the window",
@@ -90,6 +98,11 @@ _COMMENTS = {
     "limiter.deadline": "the server's time to decide a hit; after it `when_down` does",
     "limiter.processes": 'processes that share the limits, for `when_down = "local"`',
     "limiter.local_for": "how long `local` counts before it is closed",
+    "alerts": "alert rules: evaluated by `rtx alerts run`, or by `rtx serve`",
+    "alerts.enabled": "`rtx serve` evaluates them too",
+    "alerts.per_account": "rules that an account may have",
+    "alerts.margin_every": "a margin level is checked once in this time at most",
+    "alerts.owed": "firings kept while the server is away",
     "gateway": "HTTP, WebSocket and SSE for clients that do not speak Redis",
     "gateway.host": "address to listen on; 0.0.0.0 is all of this machine",
     "gateway.port": "port to listen on; 0 takes a free one",
@@ -111,6 +124,8 @@ _EXAMPLES = {
     "tls.ca": "/etc/rtx/ca.pem",
     "tls.cert": "/etc/rtx/client.pem",
     "tls.key": "/etc/rtx/client.key",
+    "market_data.max_jump": 0.1,
+    "market_data.max_jump_of": {"BTCUSD": 0.2},
 }
 
 _USERS = """\
@@ -140,9 +155,9 @@ def _section(part: BaseModel, prefix: str) -> Iterator[str]:
         prefix = "login."
     for name in type(part).model_fields:
         value = getattr(part, name)
-        if isinstance(value, BaseModel | Mapping):
-            continue
         example = _EXAMPLES.get(prefix + name)
+        if isinstance(value, BaseModel | Mapping) and example is None:
+            continue
         default = "" if example is None else " (not set by default)"
         yield from _comment(f"{_COMMENTS[prefix + name]}{default}")
         yield f"#{name} = {_toml(value if example is None else example)}"
@@ -167,6 +182,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{value:_}" if isinstance(value, int) and value >= 10_000 else f"{value}"

@@ -10,6 +10,10 @@ import asyncio
 import os
 import select
 import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from rich.console import Console
@@ -50,6 +54,65 @@ def error(text: str) -> None:
 def count(number: int, noun: str) -> str:
     """`1 tick`, `9,500 ticks`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+_undo: list[Callable[[], None]] = []
+
+
+@contextmanager
+def keys(pressed: Callable[[bytes], None]) -> Iterator[None]:
+    """Hand keys over as they are pressed, and show none; does nothing without a keyboard."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        found = b""
+        with suppress(OSError):  # it was hung up
+            found = os.read(descriptor, 64)
+        if found:
+            pressed(found)
+        else:
+            loop.remove_reader(descriptor)
+
+    def undo() -> None:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+    tty.setcbreak(descriptor)
+    _undo.append(undo)
+    loop.add_reader(descriptor, read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+        _undo.remove(undo)
+        undo()
+
+
+@contextmanager
+def full_screen() -> Iterator[None]:
+    """Have `restore` leave the screen that rich's `Live` fills while this lasts."""
+
+    def undo() -> None:
+        os.write(sys.stdout.fileno(), b"\x1b[?1049l")
+
+    _undo.append(undo)
+    try:
+        yield
+    finally:
+        _undo.remove(undo)
+
+
+def restore() -> None:
+    """Give the terminal back as it was, for a process that ends at once."""
+    for undo in _undo:
+        with suppress(OSError, termios.error):
+            undo()
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # show the cursor that a live table hid
 
 
 async def write(data: bytes) -> None:

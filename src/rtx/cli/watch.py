@@ -1,9 +1,9 @@
-"""`rtx watch`: live prices in the terminal."""
+"""`rtx watch`: prices, servers and limits, live in the terminal."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import time
 from typing import Annotated
 
 import typer
@@ -13,7 +13,8 @@ from rtx import codecs
 from rtx.cli import options, terminal
 from rtx.cli.running import run
 
-_REFRESH = 0.125
+_FRAME = 0.25  # seconds: eyes and processors have enough of four a second
+_LOOK = 1.0  # seconds between two looks at the servers
 
 
 def watch(
@@ -23,10 +24,18 @@ def watch(
     count: Annotated[
         int | None, typer.Option("--count", "-n", min=1, help="End after this many ticks.")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME:ID", help="Show what is left to an id, as orders:1."),
+    ] = None,
     url: options.Url = None,
     json: options.Json = False,
 ) -> None:
-    """Show live prices: a table in a terminal, one line a tick when piped.
+    """Show live prices and the servers: a full screen in a terminal, one line a tick when piped.
+
+    The screen has each server with its role, round trip, commands per second, hit rate, memory
+    and how far a replica is behind, the rate and age of ticks, the limits, and the prices. Rates
+    are of the last ten seconds. q ends it.
 
     A line is time, symbol, bid, ask, spread and liquidity provider; the first of a named symbol may
     be its cached price, which has no provider. Lost messages are told as a line that begins with
@@ -35,21 +44,32 @@ def watch(
     \b
     Examples:
       rtx watch
-      rtx watch EURUSD BTCUSD
+      rtx watch EURUSD BTCUSD --limit orders:1 --limit api:ann
       rtx watch EURUSD --count 100 --json > ticks.jsonl
     """
     names = options.split(symbols) or ["*"]
+    ids = [_limit_id(text) for text in options.split(limit)]
 
     async def main(_: asyncio.Event) -> None:
         settings = options.load_for_server(url, "watch")
         async with rtx.open(settings) as layer:
+            for name, _id in ids:
+                layer.limits[name]  # a name that is not known ends it here
             symbols = await _symbols(layer, names)
-            if sys.stdout.isatty() and not json:
-                await _table(layer, symbols, count)
+            out = terminal.stdout()
+            if out.is_terminal and not out.is_dumb_terminal and not json:
+                await _screen(layer, symbols, count, ids)
             else:
                 await _lines(layer, symbols, count, json)
 
     run(main)
+
+
+def _limit_id(text: str) -> tuple[str, str]:
+    name, _, id = text.partition(":")
+    if not name or not id:
+        raise typer.BadParameter(f"{text!r} is not NAME:ID, such as orders:1", param_hint="--limit")
+    return name, id
 
 
 async def _symbols(layer: rtx.DataLayer, names: list[str]) -> list[str]:
@@ -76,12 +96,17 @@ async def _lines(layer: rtx.DataLayer, names: list[str], count: int | None, json
                 return
 
 
-async def _table(layer: rtx.DataLayer, names: list[str], count: int | None) -> None:
+async def _screen(
+    layer: rtx.DataLayer, names: list[str], count: int | None, ids: list[tuple[str, str]]
+) -> None:
     from rich.live import Live
 
     from rtx.cli.board import Board
+    from rtx.cli.screen import Screen
 
     board = Board(stale_after=layer.settings.ttl.price)
+    screen = Screen(layer, board, ids)
+    began = time.monotonic()
     done = asyncio.Event()
 
     async def take() -> None:
@@ -91,20 +116,38 @@ async def _table(layer: rtx.DataLayer, names: list[str], count: int | None) -> N
                     board.take(item)
                 if count is not None and board.ticks >= count:
                     done.set()
-                    return
+        done.set()
 
-    taker = asyncio.create_task(take(), name="rtx-watch")
+    async def look() -> None:
+        while True:
+            await screen.look()
+            await asyncio.sleep(_LOOK)
+
+    async def draw() -> None:
+        out = terminal.stdout()
+        with Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+            while not done.is_set():
+                live.update(screen.render(out.height), refresh=True)
+                await asyncio.sleep(_FRAME)
+
+    def pressed(keys: bytes) -> None:
+        if b"q" in keys or b"Q" in keys:
+            done.set()
+
     try:
-        with Live(console=terminal.stdout(), auto_refresh=False, screen=False) as live:
-            while not (taker.done() or done.is_set()):
-                down = None if layer.hub.down is None else layer.hub.down[1]
-                live.update(board.render(down), refresh=True)
-                await asyncio.wait((taker,), timeout=_REFRESH)
-            live.update(board.render(None), refresh=True)
-        await taker
+        with terminal.keys(pressed), terminal.full_screen():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(each()) for each in (take, look, draw)]
+                await done.wait()
+                for task in tasks:
+                    task.cancel()
     finally:
-        taker.cancel()
-        await asyncio.gather(taker, return_exceptions=True)
+        await screen.close()
+        took = time.monotonic() - began
+        terminal.stdout().print(
+            f"{terminal.count(board.ticks, 'tick')} of {terminal.count(len(board), 'symbol')} "
+            f"in {took:.0f} s, {terminal.count(board.gaps, 'gap')}"
+        )
 
 
 def _json_line(item: rtx.Tick | rtx.Gap) -> bytes:

@@ -11,6 +11,7 @@ import msgspec
 from rtx.errors import ServerError, Unavailable
 from rtx.layer import DataLayer
 from rtx.models import Alert, Execution
+from rtx.pubsub import Offset
 
 _OWED_AT_MOST = 10_000
 
@@ -19,14 +20,13 @@ _OWED_AT_MOST = 10_000
 class _Owed:
     account_id: int
     execution: Execution
-    maybe_published: bool
 
 
 class Announcer:
     """Publishes what the database has committed; what Redis cannot take now is owed.
 
-    `settle` sends what is owed, oldest first. A fill whose publishing broke half-way is looked for
-    in the log before it is sent again, so that no client sees it twice.
+    `settle` sends what is owed, oldest first. Each fill has a key: one whose publishing broke
+    half-way can be sent again and no client sees it twice.
     """
 
     def __init__(self, layer: DataLayer, notice: Callable[[str], None] | None = None) -> None:
@@ -44,15 +44,12 @@ class Announcer:
     async def execution(self, account_id: int, execution: Execution) -> Execution:
         """Publish a fill; returns it with its number, or without one while it is owed."""
         if self._owed:  # fills of an account are announced in their order
-            self._owe(account_id, execution, maybe_published=False)
+            self._owe(account_id, execution)
             return execution
         try:
-            offset = await self._layer.executions.publish(account_id, execution)
-        except Unavailable as error:
-            self._owe(account_id, execution, maybe_published=error.maybe_applied)
-            return execution
-        except ServerError:
-            self._owe(account_id, execution, maybe_published=False)
+            offset = await self._publish(account_id, execution)
+        except (Unavailable, ServerError):
+            self._owe(account_id, execution)
             return execution
         return msgspec.structs.replace(execution, seq=offset.seq, epoch=offset.epoch)
 
@@ -69,21 +66,18 @@ class Announcer:
         while self._owed:
             owed = self._owed[0]
             try:
-                if not owed.maybe_published or not await self._is_in_log(owed):
-                    await self._layer.executions.publish(owed.account_id, owed.execution)
-            except Unavailable as error:
-                if error.maybe_applied:
-                    self._owed[0] = _Owed(owed.account_id, owed.execution, maybe_published=True)
-                return
-            except ServerError:
+                await self._publish(owed.account_id, owed.execution)
+            except (Unavailable, ServerError):
                 return
             self._owed.popleft()
 
-    async def _is_in_log(self, owed: _Owed) -> bool:
-        history = await self._layer.executions.history(owed.account_id, limit=1_000)
-        return any(fill.order_id == owed.execution.order_id for fill in history.messages)
+    async def _publish(self, account_id: int, execution: Execution) -> Offset:
+        # Each order has one fill here. The time tells orders of another database apart, whose ids
+        # begin anew while the log goes on. Tried once: who waits for an order must not wait long.
+        key = f"{execution.order_id}:{execution.timestamp}"
+        return await self._layer.executions.publish(account_id, execution, key=key, deadline=0)
 
-    def _owe(self, account_id: int, execution: Execution, *, maybe_published: bool) -> None:
+    def _owe(self, account_id: int, execution: Execution) -> None:
         if len(self._owed) == _OWED_AT_MOST:
             self.dropped += 1
             if self._notice is not None and self.dropped == 1:
@@ -91,4 +85,4 @@ class Announcer:
                     f"more than {_OWED_AT_MOST} fills wait to be published: the oldest are only "
                     "in the database"
                 )
-        self._owed.append(_Owed(account_id, execution, maybe_published))
+        self._owed.append(_Owed(account_id, execution))

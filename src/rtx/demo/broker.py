@@ -74,7 +74,7 @@ class PaperBroker:
                 "limit_exceeded",
                 f"more than {decision.limit} orders in {limit.per:g} s; "
                 f"try again in {decision.retry_after:.3f} s",
-                retry_after=decision.retry_after,
+                decision=decision,
             )
 
     async def _spec(self, order: MarketOrder) -> SymbolSpec:

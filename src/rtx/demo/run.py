@@ -202,9 +202,9 @@ async def _feed(
 ) -> None:
     if replay is None:
         simulated = SimulatedFeed(seed=options.seed, rate=options.rate)
-        await Pump(simulated, layer.market_data.publish_many).run()
+        await Pump(simulated, layer.market_data.publish_many, layer.feeds).run()
         return
-    pump = Pump(replay, layer.market_data.publish_many)
+    pump = Pump(replay, layer.market_data.publish_many, layer.feeds)
     telling = asyncio.create_task(_tell_progress(pump, replay, report))
     try:
         done = await pump.run()

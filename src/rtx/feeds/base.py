@@ -20,6 +20,7 @@ import msgspec
 
 from rtx.errors import RtxError, Unavailable
 from rtx.models import Tick
+from rtx.tick_meter import TickMeter
 
 OUTAGE_PAUSE = 0.1
 """Seconds after a refused write, so that a replay at full speed outlives a short outage."""
@@ -110,13 +111,15 @@ class Pump:
         task = asyncio.create_task(pump.run())
         print(pump.report.published)
 
-    An outage costs the batches that fall into it and no more. The report stays readable after
+    `meter` (`layer.feeds`) is told of all ticks that come in, which puts them into the metrics. An
+    outage costs the batches that fall into it and no more. The report stays readable after
     a cancel. Run a pump once.
     """
 
-    def __init__(self, feed: Feed, publish: Publish) -> None:
+    def __init__(self, feed: Feed, publish: Publish, meter: TickMeter | None = None) -> None:
         self.feed = feed
         self._publish = publish
+        self._meter = meter
         self._published = 0
         self._refused: dict[str, int] = {}
         self._started: float | None = None
@@ -154,6 +157,8 @@ class Pump:
         return self.report
 
     async def _deliver(self, batch: Sequence[Tick]) -> None:
+        if self._meter is not None:
+            self._meter.came(batch)
         try:
             result = await self._publish(batch)
         except RtxError as error:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from rtx.errors import RtxError
 from rtx.gateway import operations, pages, problems, rest
+from rtx.gateway.alert_rules import RuleBody
 from rtx.gateway.gateway import Gateway
 from rtx.gateway.orders import MarketOrder, OrderDesk
 from rtx.gateway.replies import DecimalSchema, JsonResponse, Login
@@ -24,6 +25,7 @@ from rtx.gateway.sse import events
 from rtx.gateway.stream import stream
 from rtx.layer import DataLayer
 from rtx.setting_groups import GatewaySettings
+from rtx.web.middleware import encoded
 
 if TYPE_CHECKING:
     from litestar.types import Message, Scope
@@ -61,10 +63,11 @@ def create_app(
         async with gateway:
             yield
 
-    async def before_send(message: Message, _: Scope) -> None:
+    async def before_send(message: Message, scope: Scope) -> None:
         if message["type"] == "http.response.start":
             gateway.counters.responded(message["status"])
-            message["headers"] = [*message["headers"], *_SECURITY]
+            fields = encoded(scope["state"].get("limit_fields", {}))
+            message["headers"] = [*message["headers"], *fields, *_SECURITY]
 
     app = Litestar(
         route_handlers=[
@@ -74,6 +77,7 @@ def create_app(
             operations.live,
             operations.ready,
             operations.prometheus,
+            operations.servers,
             pages.index,
             pages.page,
             pages.docs_file,
@@ -104,7 +108,7 @@ def create_app(
         ),
         state=State({"gateway": gateway}),
     )
-    _forbid_unknown_fields(app, MarketOrder, Login)
+    _forbid_unknown_fields(app, MarketOrder, Login, RuleBody)
     return app
 
 

@@ -8,7 +8,7 @@ sends them, since any other site could make it do so.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from litestar.connection import ASGIConnection
@@ -16,8 +16,10 @@ from litestar.handlers import BaseRouteHandler
 
 from rtx.errors import ServerError, Unavailable
 from rtx.gateway.passwords import hash_password, verify_password
-from rtx.gateway.problems import RETRY_AFTER_OUTAGE, Refused
+from rtx.gateway.problems import Refused, refused_by
 from rtx.models import Session
+from rtx.web.deciding import decide
+from rtx.web.ruling import UNDECIDED
 
 if TYPE_CHECKING:
     from rtx.gateway.gateway import Gateway
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Caller",
     "account_id_of",
-    "address_of",
     "admit",
     "allow_address",
     "hash_password",
@@ -93,24 +94,6 @@ async def identify(gateway: Gateway, token: str) -> Caller:
     )
 
 
-def address_of(connection: Connection) -> str:
-    """Whom to count a request without a session for."""
-    return counted_address(connection.client.host if connection.client else "unknown")
-
-
-def counted_address(host: str) -> str:
-    """The address itself; of IPv6 its network of 64 bits, which one client has to itself."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:  # an IPv4 client of a listener on ::
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((address, 64), strict=False).network_address)
-
-
 def same_site(connection: Connection) -> bool:
     """Whether a browser, if it is one, sent this from a page of the gateway itself."""
     origin = connection.headers.get("origin")
@@ -131,40 +114,34 @@ def check_site(gateway: Gateway, connection: Connection) -> None:
         )
 
 
-async def allow(gateway: Gateway, subject: str, *, uncounted: bool) -> None:
+async def allow(gateway: Gateway, connection: Connection, subject: str, *, uncounted: bool) -> None:
     """Count one request of the subject; raise `Refused` over the `api` limit.
 
     While the limiter is away, the limit's `when_down` decides, unless a request that was not
-    counted must not pass at all (`uncounted` is false).
+    counted must not pass at all (`uncounted` is false). The answer gets the `RateLimit` fields.
     """
-    decision = await gateway.layer.limits.api.hit(subject)
-    if decision.degraded:
+    async with AsyncExitStack() as stack:
+        found = await decide(gateway.layer, lambda: [("api", subject)], stack)
+    ruling = UNDECIDED if found is None else found
+    if ruling.degraded:
         gateway.counters.limiter_away += 1
-    if decision.degraded and not (decision.allowed and uncounted):
-        raise Refused(
-            503,
-            "unavailable",
-            "requests cannot be counted now; try again in a moment",
-            retryable=True,
-            retry_after=decision.retry_after or RETRY_AFTER_OUTAGE,
-        )
-    if not decision.allowed:
-        gateway.counters.limited += 1
-        raise Refused(
-            429,
-            "rate_limited",
-            f"more requests than the limit of {decision.limit} allows; "
-            f"wait {decision.retry_after:.3f} s",
-            retryable=True,
-            retry_after=decision.retry_after,
-        )
+        if not uncounted:
+            ruling = ruling.counted_only()
+    connection.state.limit_fields = {
+        name: value for name, value in ruling.headers().items() if name != "Retry-After"
+    }
+    if not ruling:
+        if ruling.status == 429:
+            gateway.counters.limited += 1
+        raise refused_by(ruling)
 
 
 async def allow_address(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard of the login: counted by address, and closed while it cannot be counted."""
     gateway: Gateway = connection.app.state.gateway
     check_site(gateway, connection)
-    await allow(gateway, address_of(connection), uncounted=False)
+    subject = gateway.address_of(connection.scope)
+    await allow(gateway, connection, subject, uncounted=False)
 
 
 async def admit(connection: Connection, _: BaseRouteHandler) -> None:
@@ -184,8 +161,8 @@ async def admit(connection: Connection, _: BaseRouteHandler) -> None:
         caller = await identify(gateway, token)
     except (Refused, Unavailable, ServerError) as error:
         problem = error
-    subject = caller.session.user_id if caller.session else address_of(connection)
-    await allow(gateway, subject, uncounted=True)
+    subject = caller.session.user_id if caller.session else gateway.address_of(connection.scope)
+    await allow(gateway, connection, subject, uncounted=True)
     connection.state.caller = caller
     connection.state.problem = problem
 

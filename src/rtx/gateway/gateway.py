@@ -17,7 +17,9 @@ from rtx.gateway.state import StateWatch
 from rtx.gateway.symbols import KnownSymbols
 from rtx.gateway.ticks import TickHub
 from rtx.layer import DataLayer
+from rtx.monitoring import ServerMetrics
 from rtx.setting_groups import GatewaySettings
+from rtx.web import by_address
 
 _log = logging.getLogger("rtx.gateway")
 
@@ -39,9 +41,12 @@ class Gateway:
         self.desk = desk
         self.settings = settings
         self.counters = Counters()
+        self.address_of = by_address(settings.trusted_proxies)
+        """Whom to count a request without a session for, by its ASGI scope."""
         self.passwords = Passwords(settings.users)
         self.symbols = KnownSymbols(layer)
         self.ticks = TickHub(layer, self.symbols)
+        self.servers = ServerMetrics(layer)
         self.state = StateWatch(layer, settings.heartbeat, self._tell)
         self._clients: set[Client] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,6 +74,7 @@ class Gateway:
         for client in list(self._clients):
             await self.disconnect(client)
         await self.ticks.close()
+        await self.servers.close()
 
     def check_room(self) -> None:
         """Raise `Refused` when there are too many streams for one more."""

@@ -9,6 +9,7 @@ from litestar.openapi import ResponseSpec
 from rtx.gateway.gateway import Gateway
 from rtx.gateway.replies import JsonResponse, LiveReply
 from rtx.monitoring import health, metrics
+from rtx.monitoring.exposition import CONTENT_TYPE
 
 
 @get("/health/live", summary="Whether the process runs", tags=["Operations"])
@@ -34,3 +35,14 @@ async def ready(gateway: NamedDependency[Gateway]) -> JsonResponse[health.Health
 async def prometheus(gateway: NamedDependency[Gateway]) -> JsonResponse[bytes]:
     text, content_type = metrics.render(gateway.layer, gateway)
     return JsonResponse(text, headers={"Content-Type": content_type})
+
+
+@get(
+    "/metrics/servers",
+    media_type="text/plain",
+    summary="Prometheus metrics of the servers behind the gateway",
+    description="Under redis_exporter's names, with `instance` and `group` as labels of their own.",
+    tags=["Operations"],
+)
+async def servers(gateway: NamedDependency[Gateway]) -> JsonResponse[bytes]:
+    return JsonResponse(await gateway.servers.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from rtx.errors import RtxError
 from rtx.models import Execution, Side
+from rtx.ratelimit import Decision
 
 _STATUS = {
     "limit_exceeded": 429,
@@ -42,7 +43,8 @@ class OrderRejected(RtxError):
     `code` is a stable word for the client, such as `no_money`; `status` the HTTP status it is
     answered with (by the code, unless given: 429 limit_exceeded, 404 unknown_…, 409 no_money,
     stale_price and market_closed, else 422); `retryable` whether the same order may pass later
-    (by the code, unless given); `retry_after` seconds to wait first.
+    (by the code, unless given); `retry_after` seconds to wait first; `decision` that of the limit
+    that denied, from which the client is told the `RateLimit` fields.
     """
 
     code: str  # type: ignore[misc]  # one class for all of a desk's reasons, so per instance
@@ -56,10 +58,14 @@ class OrderRejected(RtxError):
         status: int | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
+        decision: Decision | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.decision = decision
+        if retry_after is None and decision is not None:
+            retry_after = decision.retry_after
         self.status = _STATUS.get(code, 422) if status is None else status
         self.retryable = (
             code in _RETRYABLE or retry_after is not None if retryable is None else retryable

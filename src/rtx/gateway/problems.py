@@ -1,25 +1,28 @@
 """Every error a client sees: one shape, one place that decides it.
 
 `{"code": "stale_price", "reason": "cause and remedy", "retryable": true}`, over HTTP with its
-status and `Retry-After`, over a stream as a message of type `error`. What went wrong inside
-(addresses, statements) goes to the log, never to a client.
+status and `Retry-After`, over a stream as a message of type `error`. A denial by a limit is a
+problem document (RFC 9457) besides, with the `RateLimit` fields. What went wrong inside (addresses,
+statements) goes to the log, never to a client.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from http import HTTPStatus
 from typing import Any
 
-from litestar import Request
+from litestar import MediaType, Request
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
-from msgspec import Struct
+from msgspec import Struct, convert, field
+from msgspec.structs import astuple
 
 from rtx.errors import DatabaseUnavailable, NotFound, RtxError, ServerError, Unavailable
 from rtx.gateway.orders import OrderRejected
 from rtx.gateway.replies import JsonResponse
+from rtx.ratelimit import Decision, Limits
+from rtx.web.ruling import PROBLEM_JSON, Policy, Ruling, problem_of, whole_seconds
 
 _log = logging.getLogger("rtx.gateway")
 
@@ -27,12 +30,22 @@ RETRY_AFTER_OUTAGE = 1.0
 """Seconds a client is asked to wait when a server behind the gateway is away."""
 
 
-_LONGEST_WAIT = 86_400.0  # a limit says infinite for what it will never allow
-
-
 class Problem(Struct, frozen=True):
     """Error as a client sees it; `code` is a stable word, `reason` a sentence for people."""
 
+    code: str
+    reason: str
+    retryable: bool
+
+
+class LimitProblem(Struct, frozen=True):
+    """A denial by a limit: a problem document of RFC 9457, and what every error has."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    violated_policies: list[str] = field(name="violated-policies")
     code: str
     reason: str
     retryable: bool
@@ -52,37 +65,59 @@ class Refused(RtxError):
         *,
         retryable: bool = False,
         retry_after: float | None = None,
+        ruling: Ruling | None = None,
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.code = code
         self.retryable = retryable
         self.retry_after = retry_after
+        self.ruling = ruling
+
+
+def refused_by(ruling: Ruling) -> Refused:
+    """What a ruling that denies is answered with."""
+    detail, wait = ruling.detail(), ruling.retry_after
+    if ruling.status == 429:
+        return Refused(429, "rate_limited", detail, retryable=True, retry_after=wait, ruling=ruling)
+    return Refused(503, "unavailable", detail, retryable=True, retry_after=wait, ruling=ruling)
 
 
 class Answer(Struct, frozen=True):
-    """What an error is answered with; `retry_after` in seconds."""
+    """What an error is answered with; `retry_after` in seconds, `violated` the limits that denied.
+
+    `violated` is None where it was no limit.
+    """
 
     status: int
     problem: Problem
     retry_after: float | None = None
+    violated: list[str] | None = None
 
     def headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         if self.retry_after is not None or self.status in (429, 503):
-            seconds = min(self.retry_after or 0, _LONGEST_WAIT)
-            headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+            headers["Retry-After"] = str(whole_seconds(self.retry_after or 0))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return headers
+
+    def body(self) -> Problem | LimitProblem:
+        """What is sent: for limits a problem document."""
+        if self.violated is None:
+            return self.problem
+        code, reason, retryable = astuple(self.problem)
+        facts = problem_of(self.status, reason, self.violated)
+        return convert(
+            {**facts, "code": code, "reason": reason, "retryable": retryable}, LimitProblem
+        )
 
 
 def answer_to(error: Exception, *, writes: bool = False) -> Answer:
     """The answer to an error; `writes` says that the request asked for a change."""
     if isinstance(error, Refused | OrderRejected):
-        return Answer(
-            error.status, Problem(error.code, str(error), error.retryable), error.retry_after
-        )
+        problem = Problem(error.code, str(error), error.retryable)
+        return Answer(error.status, problem, error.retry_after, _violated(error))
     if isinstance(error, Unavailable | DatabaseUnavailable) and writes and error.maybe_applied:
         # Sending an order again after this answer could fill it twice.
         what = "data servers" if isinstance(error, Unavailable) else "database"
@@ -107,6 +142,14 @@ def answer_to(error: Exception, *, writes: bool = False) -> Answer:
         return _of_framework(error)
     reason = "the gateway failed; its log has the cause"
     return Answer(500, Problem("internal", reason, False))
+
+
+def _violated(error: Refused | OrderRejected) -> list[str] | None:
+    if isinstance(error, Refused):
+        return error.ruling.violated if error.ruling is not None else None
+    if error.decision is not None:
+        return [error.decision.policy]
+    return [] if error.status == 429 else None
 
 
 def _of_framework(error: HTTPException) -> Answer:
@@ -140,7 +183,9 @@ def _field_sentence(item: object) -> str:
     return f"{field}: {message}"
 
 
-def handle(request: Request[Any, Any, Any], error: Exception) -> JsonResponse[Problem]:
+def handle(
+    request: Request[Any, Any, Any], error: Exception
+) -> JsonResponse[Problem | LimitProblem]:
     """Litestar's exception handler for everything raised in a route."""
     answer = answer_to(error, writes=request.method not in ("GET", "HEAD"))
     if answer.status >= 500:
@@ -157,7 +202,18 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> JsonResponse[Pr
     headers = answer.headers()
     if isinstance(error, HTTPException) and error.headers:
         headers |= {name.title(): value for name, value in error.headers.items()}
-    return JsonResponse(answer.problem, status_code=answer.status, headers=headers)
+    if isinstance(error, OrderRejected) and error.decision is not None:
+        headers |= _fields(request.app.state.gateway.layer.limits, error.decision)
+    body = answer.body()
+    media_type = PROBLEM_JSON if isinstance(body, LimitProblem) else None
+    return JsonResponse(body, status_code=answer.status, headers=headers, media_type=media_type)
+
+
+def _fields(limits: Limits, decision: Decision) -> dict[str, str]:
+    """The fields of a desk's limit; those of `api` are on every answer already."""
+    limit = limits.get(decision.policy)
+    policies = (Policy(decision.policy, decision.limit, limit.per),) if limit is not None else ()
+    return Ruling(policies, (decision,)).headers()
 
 
 _DESCRIPTIONS = {
@@ -168,7 +224,7 @@ _DESCRIPTIONS = {
     409: "It cannot be done in the present state; `code` says why",
     413: "The body is too large",
     422: "The values are well-formed but not acceptable",
-    429: "Too many requests; wait as long as Retry-After says",
+    429: "Over a limit, which `violated-policies` names; wait as long as Retry-After says",
     500: "The gateway failed; its log has the cause",
     503: "A server behind the gateway is away; wait as long as Retry-After says",
 }
@@ -177,6 +233,11 @@ _DESCRIPTIONS = {
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
     """The error answers of a route, for its OpenAPI description."""
     return {
-        status: ResponseSpec(Problem, description=_DESCRIPTIONS[status], generate_examples=False)
+        status: ResponseSpec(
+            LimitProblem if status == 429 else Problem,
+            description=_DESCRIPTIONS[status],
+            generate_examples=False,
+            media_type=PROBLEM_JSON if status == 429 else MediaType.JSON,
+        )
         for status in statuses
     }

@@ -10,6 +10,7 @@ from litestar import Request, Response, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
+from rtx.gateway import alert_rules
 from rtx.gateway.auth import admit, allow_address, own_account, token_of
 from rtx.gateway.gateway import Gateway
 from rtx.gateway.orders import SYMBOL_PATTERN, SYMBOLS_PATTERN, MarketOrder
@@ -264,7 +265,7 @@ def routes(*, login: bool) -> list[Router]:
             "/v1",
             guards=[admit, own_account],
             security=SESSION if login else None,
-            route_handlers=[account, positions, executions, order],
+            route_handlers=[account, positions, executions, order, *alert_rules.HANDLERS],
         ),
         Router("/v1", route_handlers=[log_in, log_out_everywhere]),
     ]

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 
 import uvicorn
 from litestar import Litestar
@@ -50,13 +50,11 @@ async def serve(
     *,
     ready: Callable[[str], None] | None = None,
     stop: asyncio.Event,
-    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve until `stop` is set; then ends within 1.5 s, open streams and all.
 
-    `ready` gets the URL once connections are accepted; port 0 takes a free one. `X-Forwarded-For`
-    counts only from `trusted_proxies` (addresses or networks). Raises `SettingsError` when the
-    address cannot be had.
+    `ready` gets the URL once connections are accepted; port 0 takes a free one. Raises
+    `SettingsError` when the address cannot be had.
     """
     listener = _bind(host, port)
     gateway: Gateway = app.state.gateway
@@ -67,8 +65,7 @@ async def serve(
         log_level="critical",  # it would log the tokens of streams; failures are logged by us
         access_log=False,
         server_header=False,
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
+        proxy_headers=False,  # gateway.trusted_proxies says whose word counts, and for what
         ws_max_size=MAX_FRAME,
         ws_per_message_deflate=False,  # a compressor per client costs more than the bytes it saves
         ws_ping_interval=gateway.settings.heartbeat,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
@@ -45,14 +45,17 @@ class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
 class Sink(Protocol):
     """What the hub delivers to. No method may raise or wait."""
 
-    def deliver_many(self, messages: list[object]) -> None:
-        """Take decoded messages, in the order in which they came."""
+    def deliver_many(self, messages: Sequence[object]) -> None:
+        """Take decoded messages, in the order in which they came. Others get the same sequence."""
 
     def up(self) -> None:
         """All channels are subscribed; from here on every message arrives."""
 
-    def down(self, cause: str, channels: Sequence[str]) -> None:
-        """These channels are lost: their messages from here on, until `up`."""
+    def down(self, cause: str, lost: Mapping[str, object]) -> None:
+        """These channels are lost: their messages from here on, until `up`.
+
+        Each comes with the last message that came over it in this process, or None.
+        """
 
     def fail(self, error: RtxError) -> None:
         """The server refuses the subscription, and asking again will not help."""
@@ -73,7 +76,7 @@ class Inbox(ABC, Generic[M]):
         self._release = release
         self._waiter: asyncio.Future[None] | None = None
 
-    def deliver_many(self, messages: list[object]) -> None:
+    def deliver_many(self, messages: Sequence[object]) -> None:
         """See `Sink`."""
         for message in messages:
             self.deliver(message)
@@ -87,7 +90,7 @@ class Inbox(ABC, Generic[M]):
         """See `Sink`."""
 
     @abstractmethod
-    def down(self, cause: str, channels: Sequence[str]) -> None:
+    def down(self, cause: str, lost: Mapping[str, object]) -> None:
         """See `Sink`."""
 
     @abstractmethod

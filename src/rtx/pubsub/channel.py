@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from rtx.pubsub.base import Sink
+from rtx.timing import Lag
 
 if TYPE_CHECKING:
     from rtx.pubsub.link import Link
+
+DecodeMany: TypeAlias = Callable[[Sequence[bytes]], Sequence[object]]
+"""Decodes several messages for less than one by one; raises `DecodeError` when any is bad."""
 
 
 class Channel:
@@ -18,19 +22,33 @@ class Channel:
         "asked",
         "confirmed",
         "decode",
+        "decode_many",
         "inlets",
         "key",
+        "lag",
         "link",
         "name",
+        "newest",
         "pattern",
         "targets",
     )
 
-    def __init__(self, name: str, pattern: bool, decode: Callable[[bytes], object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        pattern: bool,
+        decode: Callable[[bytes], object],
+        decode_many: DecodeMany | None = None,
+        lag: Lag | None = None,
+    ) -> None:
         self.name = name
         self.key = name.encode()
         self.pattern = pattern
         self.decode = decode
+        self.decode_many = decode_many
+        self.lag = lag
+        self.newest: object = None
+        """The message that came last, if any."""
         self.link: Link | None = None
         self.confirmed = False
         self.asked = 0
@@ -79,13 +97,13 @@ class Inlet:
 
 
 def lose(channels: list[Channel], cause: str) -> None:
-    """Tell every sink which of its channels are lost from here on."""
-    hit: dict[Inlet, list[str]] = {}
+    """Tell every sink which of its channels are lost from here on, and their newest messages."""
+    hit: dict[Inlet, dict[str, object]] = {}
     for channel in channels:
         channel.confirmed = False
         channel.asked += 1
         for inlet in channel.inlets.values():
-            hit.setdefault(inlet, []).append(channel.name)
-    for inlet, names in hit.items():
+            hit.setdefault(inlet, {})[channel.name] = channel.newest
+    for inlet, lost in hit.items():
         inlet.count()
-        inlet.sink.down(cause, names)
+        inlet.sink.down(cause, lost)

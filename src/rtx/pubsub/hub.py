@@ -8,8 +8,11 @@ from collections.abc import Callable, Hashable, Iterable
 
 from rtx.errors import NotInCluster, ServerError, Unavailable
 from rtx.pubsub.base import Sink
-from rtx.pubsub.channel import Channel, Inlet, lose
-from rtx.pubsub.link import HubStats, Link
+from rtx.pubsub.channel import Channel, DecodeMany, Inlet, lose
+from rtx.pubsub.hub_stats import HubStats
+from rtx.pubsub.link import Link
+from rtx.pubsub.probe import Probing
+from rtx.timing import Lag
 from rtx.topology.base import Homes
 
 _LOOK_AGAIN = 0.05
@@ -23,8 +26,9 @@ class Hub:
     A connection is opened with the first subscription that needs it.
     """
 
-    def __init__(self, homes: Homes) -> None:
+    def __init__(self, homes: Homes, probing: Probing) -> None:
         self._homes = homes
+        self._probing = probing
         self._exact: dict[bytes, Channel] = {}
         self._patterns: dict[bytes, Channel] = {}
         self._inlets: dict[Sink, Inlet] = {}
@@ -46,6 +50,9 @@ class Hub:
     def stats(self) -> HubStats:
         channels = [*self._exact.values(), *self._patterns.values()]
         self._stats.channels = len(channels)
+        proofs = [link.probe.proven_at for link in self._links.values() if link.listens]
+        since = min((each for each in proofs if each is not None), default=None)
+        self._stats.probe_age_s = 0.0 if since is None else time.monotonic() - since
         return self._stats
 
     @property
@@ -55,8 +62,8 @@ class Hub:
 
     @property
     def down(self) -> tuple[float, str] | None:
-        """Since when and why a connection is missing that should be there."""
-        downs = [link.down for link in self._links.values() if link.down and link.channels]
+        """Since when and why messages may not arrive; None while all do."""
+        downs = [link.trouble for link in self._links.values() if link.trouble and link.listens]
         if any(channel.link is None for channel in self._unsettled):
             downs.append((self._homeless_since, "no node of the cluster has the channel"))
         return min(downs, default=None)
@@ -76,9 +83,14 @@ class Hub:
         names: Iterable[str],
         decode: Callable[[bytes], object],
         *,
+        decode_many: DecodeMany | None = None,
+        lag: Lag | None = None,
         pattern: bool = False,
     ) -> None:
-        """Deliver the messages of these channels to `sink`, from `sink.up()` on."""
+        """Deliver the messages of these channels to `sink`, from `sink.up()` on.
+
+        Of each read of the socket `lag` is told of the last message.
+        """
         if self._closed:
             raise Unavailable("the data layer is closed; open it before you subscribe")
         if pattern and self.sharded:
@@ -88,7 +100,8 @@ class Hub:
         for name in dict.fromkeys(names):
             channel = known.get(name.encode())
             if channel is None:
-                channel = known[name.encode()] = Channel(name, pattern, decode)
+                channel = Channel(name, pattern, decode, decode_many, lag)
+                known[channel.key] = channel
                 new.append(channel)
             channels.append(channel)
         inlet = self._inlets[sink] = Inlet(sink, channels)
@@ -134,7 +147,7 @@ class Hub:
         for home, several in by_home.items():
             link = self._links.get(home)
             if link is None:
-                link = Link(self._homes, home, self._stats, self._gone)
+                link = Link(self._homes, home, self._stats, self._gone, self._probing)
                 self._links[home] = link
             link.take(several)
 

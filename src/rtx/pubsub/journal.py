@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -14,17 +13,22 @@ from rtx import codecs
 from rtx.errors import ServerError, Unavailable
 from rtx.keys import Keys
 from rtx.models import Alert, Execution
-from rtx.pubsub.base import Subscription
+from rtx.pubsub.base import Inbox, Subscription
+from rtx.pubsub.groups import Terms, Way, Workers, dead_letters_of, worker_name
 from rtx.pubsub.hub import Hub
 from rtx.pubsub.journal_inbox import JournalInbox, JournalStats, Page
-from rtx.pubsub.offset import NOWHERE, Offset
+from rtx.pubsub.journal_watch import JournalWatch
+from rtx.pubsub.journal_writer import JournalWriter
+from rtx.pubsub.offset import Offset
 from rtx.setting_groups import ChannelSettings
+from rtx.timing import Lag
+from rtx.topology.base import Homes
 from rtx.wire import Caller, Script
 
 M = TypeVar("M", bound="Execution | Alert")
 
 _PAGE = 1_000
-_Reply: TypeAlias = "tuple[bytes | None, int, int, int, list[bytes]]"
+_Reply: TypeAlias = "tuple[bytes | None, int, int, int, list[bytes], int, bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class History(Generic[M]):
     """Messages of a log in order, and whether they follow on `after` without a hole.
 
     `reason` says why not: `trimmed` (the log kept fewer), `epoch changed` (the log was begun anew)
-    or `rewound` (the server lost its newest entries). `last` is the log's newest position.
+    or `rewound` (`after` was lost with a server; the messages are those after what it still had).
+    `last` is the log's newest position.
     """
 
     messages: list[M]
@@ -65,54 +70,66 @@ class JournalSubscription(Subscription[M]):
 class Journal(Generic[M]):
     """Messages per account, on a channel and in a log, written by one script.
 
-    Messages are numbered from 1 within an epoch. The log keeps `log_size` messages for `log_ttl`
-    after its last one; when it is gone a new epoch begins.
+    Messages are numbered from 1. The log keeps the last `log_size` of them, each for `log_ttl`, and
+    is gone that long after the last one; then it begins anew, from 1 and in another epoch. Where
+    another server carries a log on, the epoch is another too and the numbers go on; positions of
+    former epochs are good as far as that server had them.
     """
 
     def __init__(
         self,
         pool: Caller,
+        homes: Homes,
         hub: Hub,
         channel: Callable[[int | str], str],
         decode: Callable[[bytes], M],
         settings: ChannelSettings,
+        read_timeout: float,
     ) -> None:
         self._pool = pool
         self._hub = hub
         self._channel = channel
         self._decode = decode
         self._settings = settings
-        self._publish = Script.load("rtx.pubsub", "publish")
         self._history = Script.load("rtx.pubsub", "history")
         self._tasks: set[asyncio.Task[None]] = set()
         self.stats = JournalStats()
+        self.lag = Lag("timestamp")
+        self._writer = JournalWriter(pool, homes, settings, self.stats, read_timeout)
+        self._watch: JournalWatch[M] = JournalWatch(pool, settings.poll_interval)
 
     async def close(self) -> None:
-        """End the tasks that catch up with logs."""
+        """End the tasks that catch up with logs, and what publishes."""
+        await self._watch.close()
+        await self._writer.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def publish(self, account_id: int | str, message: M) -> Offset:
+    async def publish(
+        self,
+        account_id: int | str,
+        message: M,
+        *,
+        key: str | bytes | None = None,
+        durable: bool | None = None,
+        deadline: float | None = None,
+    ) -> Offset:
         """Append to the log and publish, atomically; returns the position it got.
 
+        With a `key` it is done once: a later publish to the same account with the same key gives
+        the first one's position and sends nothing, for as long as the log has that message. It is
+        tried again for `deadline` seconds (`publish_deadline`; 0 is once), whatever was lost. There
+        is no key by default: one order has many fills, so only the publisher can tell them apart.
+
+        `durable` (by default as set) waits until `durable_replicas` have it.
+
         Raises `Unavailable`; with `maybe_applied` set the message may be in the log nevertheless.
+        `NotReplicated` when too few replicas had it in time, or at once and with nothing done when
+        there are too few.
         """
-        channel = self._channel(account_id)
         bare = codecs.encode(_unnumbered(message))
-        reply = await self._publish.run(
-            self._pool,
-            _keys(channel),
-            channel,
-            bare,
-            secrets.token_hex(8),
-            self._settings.log_size,
-            round(self._settings.log_ttl * 1000),
-            "SPUBLISH" if self._hub.sharded else "PUBLISH",
-        )
-        seq, epoch = cast(list[object], reply)
-        self.stats.published += 1
-        return Offset(cast(bytes, epoch).decode(), cast(int, seq))
+        return await self._writer.append(self._channel(account_id), bare, key, durable, deadline)
 
     async def history(
         self, account_id: int | str, after: Offset | str | None = None, limit: int = 100
@@ -137,11 +154,53 @@ class Journal(Generic[M]):
             position=position,
             queue_size=self._settings.queue_size,
             stats=self.stats,
-            release=self._hub.remove,
+            release=self._release,
             catch_up=self._start,
         )
-        self._hub.add(inbox, [channel], self._decode)
+        self._hub.add(inbox, [channel], self._decode, lag=self.lag)
+        self._watch.add(inbox)
         return JournalSubscription(inbox)
+
+    def _release(self, inbox: Inbox[M]) -> None:
+        self._hub.remove(inbox)
+        self._watch.remove(cast(JournalInbox[M], inbox))
+
+    # --- sharing the work ------------------------------------------------------------------
+
+    def work(
+        self,
+        account_ids: Iterable[int | str],
+        group: str,
+        *,
+        consumer: str = "",
+        batch: int = 16,
+        idle: float = 30.0,
+        deliveries: int = 5,
+    ) -> Workers[M]:
+        """Messages of several accounts for one worker of a group, each of which is done once.
+
+        A group begins with the oldest message of each log. A message that no worker has said to be
+        `done` for `idle` seconds goes to another, so `idle` is longer than a `batch` takes; after
+        `deliveries` it is put aside, see `dead_letters`. At least once: a worker that dies between
+        its work and `done` leaves it to be done again. Workers are woken up by the channels, and
+        look every `poll_interval`, or with over 1,000 accounts every second for each 1,000.
+        """
+        if not group or batch < 1 or idle < 0.001 or deliveries < 1:
+            raise ValueError("a group has a name, and batch, idle and deliveries are above zero")
+        terms = Terms(group, consumer or worker_name(), batch, idle, deliveries)
+        channels = {self._channel(account_id): account_id for account_id in account_ids}
+        settings = self._settings
+        way = Way(self._pool, self._hub, self.stats, settings.poll_interval, settings.log_ttl)
+        return Workers(way, channels, terms, self._decode)
+
+    async def dead_letters(self, account_id: int | str, group: str, limit: int = 1_000) -> list[M]:
+        """Messages that a group was given too often and has not done, oldest first."""
+        name = dead_letters_of(self._channel(account_id), group)
+        entries = await self._pool.execute(
+            "XRANGE", name, "-", "+", "COUNT", limit, idempotent=True
+        )
+        found = cast("list[tuple[bytes, list[bytes]]]", entries)
+        return [self._decode(fields[1]) for _, fields in found]
 
     # --- catching up -----------------------------------------------------------------------
 
@@ -171,18 +230,17 @@ class Journal(Generic[M]):
                     return
 
     async def _read(self, channel: str, after: Offset | None, limit: int) -> Page[M]:
-        arguments = (after.seq if after else -1, max(0, limit))
-        reply = await self._history.run(self._pool, _keys(channel), *arguments)
-        epoch, newest, oldest, read, raws = cast(_Reply, reply)
-        last = Offset(epoch.decode() if epoch else "", newest)
-        reason = _hole(after, last, oldest)
-        if after and reason == "epoch changed":
-            # Its number means nothing in this log: what the log has is all new to the reader.
-            page = await self._read(channel, Offset(last.epoch, 0), limit)
-            return replace(page, reason=reason)
+        seq, epoch = (after.seq, after.epoch) if after else (-1, "")
+        if seq > 0 and not epoch:
+            epoch = "?"  # only the beginning of a log that was not there needs none
+        reply = await self._history.run(self._pool, _keys(channel), seq, max(0, limit), epoch)
+        named, newest, oldest, read, raws, start, why = cast(_Reply, reply)
+        last, reason = Offset(named.decode() if named else "", newest), why.decode()
+        if after and not reason and start < newest and (oldest == 0 or start + 1 < oldest):
+            reason = "trimmed"
         if after and len(raws) < limit:
             read = newest  # fewer than asked for: these are all there are
-        if after and limit > 0 and not reason and len(raws) != read - after.seq:
+        if after and limit > 0 and not reason and len(raws) != read - start:
             reason = "trimmed"
         messages: list[M] = []
         for raw in raws:
@@ -190,25 +248,11 @@ class Journal(Generic[M]):
                 messages.append(self._decode(raw))
             except codecs.DecodeError:
                 self.stats.undecodable += 1
-        return Page(messages, last, reason, read)
+        return Page(messages, last, reason, start, max(read, start))
 
 
 def _keys(channel: str) -> list[str]:
     return [Keys.companion(channel, "meta"), Keys.companion(channel, "log")]
-
-
-def _hole(after: Offset | None, last: Offset, oldest: int) -> str:
-    """Why messages between a position and the log are missing; empty when none is."""
-    if after is None:
-        return ""
-    # A position in a log that did not exist yet is before the first message of the one that came.
-    if after.epoch != last.epoch and after != NOWHERE:
-        return "epoch changed"
-    if after.seq > last.seq:
-        return "rewound"
-    if after.seq < last.seq and (oldest == 0 or after.seq + 1 < oldest):
-        return "trimmed"
-    return ""
 
 
 def _unnumbered(message: M) -> M:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -13,14 +13,20 @@ from rtx.pubsub.offset import Offset
 
 M = TypeVar("M", bound="Execution | Alert")
 
+LOST = "a message was lost on the way"
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[M]):
-    """A part of a log up to `read_to`; `reason` is empty when it follows on without a hole."""
+    """A part of a log after `start` up to `read_to`, by their seq.
+
+    `reason` is empty when it follows on without a hole.
+    """
 
     messages: list[M]
     last: Offset
     reason: str
+    start: int
     read_to: int
 
 
@@ -29,12 +35,20 @@ class JournalStats:
     """Counters since the layer was opened."""
 
     published: int = 0
+    repeated: int = 0
+    retries: int = 0
+    unreplicated: int = 0
     delivered: int = 0
     duplicates: int = 0
     gaps: int = 0
+    lost_wakeups: int = 0
     recoveries: int = 0
     recovery_failures: int = 0
     undecodable: int = 0
+    worked: int = 0
+    taken_over: int = 0
+    dead_letters: int = 0
+    missed_by_groups: int = 0
 
 
 class JournalInbox(Inbox[M]):
@@ -91,7 +105,9 @@ class JournalInbox(Inbox[M]):
             self._append(live)
             self.wake()
         else:
-            self._broken = self._broken or (time.monotonic(), "a message was lost on the way")
+            # The next number in another epoch is no hole in itself: the log will tell.
+            if live.seq != position.seq + 1:
+                self._broken = self._broken or (time.monotonic(), LOST)
             self._restart()
 
     def _append(self, message: M) -> None:
@@ -117,7 +133,7 @@ class JournalInbox(Inbox[M]):
     def up(self) -> None:
         self._restart()
 
-    def down(self, cause: str, channels: Sequence[str]) -> None:
+    def down(self, cause: str, lost: Mapping[str, object]) -> None:
         self.generation += 1
         self._live = self._waiting = False
         if self._broken is None:
@@ -141,9 +157,9 @@ class JournalInbox(Inbox[M]):
         """Queue a page of the log; True when no more pages are needed now."""
         self._tell_of_gap(page)
         position = self.position or self._start(page)
-        if page.reason == "epoch changed":
-            position = Offset(page.last.epoch, 0)
-        elif page.reason == "rewound" or (page.reason and not page.messages):
+        if page.reason in ("epoch changed", "rewound"):
+            position = Offset(page.last.epoch, page.start)
+        elif page.reason and not page.messages:
             position = page.last
         for message in page.messages:
             self._append(message)
@@ -162,7 +178,26 @@ class JournalInbox(Inbox[M]):
 
     def _behind_live(self, position: Offset) -> bool:
         seen = self._seen
-        return seen is not None and seen.epoch == position.epoch and seen.seq > position.seq
+        if seen is None:
+            return False
+        if seen.epoch == position.epoch:
+            return seen.seq > position.seq
+        self._seen = None  # of an epoch that began after the page was read, or ended before
+        return True
+
+    # --- the log asked now and then --------------------------------------------------------
+
+    @property
+    def settled(self) -> Offset | None:
+        """The newest message queued, while live messages are taken; else None."""
+        return self.position if self._live else None
+
+    def overlooked(self, settled: Offset) -> None:
+        """The log had newer messages a while ago: catch up, if none has come since."""
+        if self.settled is settled:
+            self._stats.lost_wakeups += 1
+            self._broken = self._broken or (time.monotonic(), LOST)
+            self._restart()
 
     def _tell_of_gap(self, page: Page[M]) -> None:
         recovered = not page.reason

@@ -5,33 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
-from rtx.codecs import DecodeError
 from rtx.errors import ConnectionLost, RtxError, ServerError
-from rtx.pubsub.base import Sink
 from rtx.pubsub.channel import Channel, lose
+from rtx.pubsub.delivery import deliver
+from rtx.pubsub.hub_stats import HubStats
+from rtx.pubsub.probe import Probe, Probing
 from rtx.topology.base import Homes
 from rtx.topology.slots import key_slot
 from rtx.wire import Backoff, Connection, Reply
 from rtx.wire.options import Push
 
 _CHANNELS_PER_COMMAND = 512
+_CUT_SHORT = ", as servers do to a subscriber too slow for client-output-buffer-limit pubsub"
+_MOVED = "the channel moved to another node of the cluster"
+_ENDED_BY_SERVER = "the server ended the subscription"
+_ENDED = frozenset({b"unsubscribe", b"punsubscribe", b"sunsubscribe"})
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
-
-
-@dataclass(slots=True)
-class HubStats:
-    """Counters since the layer was opened, and `channels` as of now."""
-
-    channels: int = 0
-    received: int = 0
-    undecodable: int = 0
-    connects: int = 0
-    losses: int = 0
-    connect_failures: int = 0
 
 
 class Link:
@@ -46,6 +39,7 @@ class Link:
         home: Hashable,
         stats: HubStats,
         on_gone: Callable[[list[Channel], ServerError], None],
+        probing: Probing,
     ) -> None:
         self.home = home
         self.exact: dict[bytes, Channel] = {}
@@ -57,10 +51,11 @@ class Link:
         self._stats = stats
         self._on_gone = on_gone
         self._connection: Connection | None = None
-        self._leaving: Counter[bytes] = Counter()  # whose SUNSUBSCRIBE is not answered yet
+        self._leaving: Counter[bytes] = Counter()  # whose UNSUBSCRIBE is not answered yet
         self._lost = asyncio.Event()
         self._backoff = Backoff()
         self._useful = False  # whether this connection has subscribed to anything
+        self.probe = Probe(probing, homes, home, self._names, stats)
         self._task = asyncio.create_task(self._run(), name="rtx-subscriber")
 
     def hurry(self) -> None:
@@ -78,6 +73,19 @@ class Link:
     def channels(self) -> list[Channel]:
         """All that live here."""
         return [*self.exact.values(), *self.patterns.values()]
+
+    @property
+    def trouble(self) -> tuple[float, str] | None:
+        """Since when and why messages may not arrive; None while they do."""
+        return self.down or self.probe.trouble
+
+    @property
+    def listens(self) -> bool:
+        """Whether any channel lives here."""
+        return bool(self.exact or self.patterns)
+
+    def _names(self) -> Iterator[str]:
+        return (each.name for each in chain(self.exact.values(), self.patterns.values()))
 
     # --- channels --------------------------------------------------------------------------
 
@@ -103,8 +111,7 @@ class Link:
             return
         for several in self._chunks(channels):
             command = self._command("UNSUBSCRIBE", several[0])
-            if self._sharded:
-                self._leaving.update(channel.key for channel in several)
+            self._leaving.update(channel.key for channel in several)
             asked = connection.subscribe(command, [channel.name for channel in several])
             asked.add_done_callback(partial(self._left, [channel.key for channel in several]))
 
@@ -150,12 +157,20 @@ class Link:
             self._leaving.clear()
             self._stats.connects += 1
             self._ask(connection, self.channels)
-            await self._lost.wait()
+            probing = asyncio.create_task(self.probe.run(connection), name="rtx-probe")
+            try:
+                await self._lost.wait()
+            finally:
+                probing.cancel()
+                await asyncio.gather(probing, return_exceptions=True)
             if not self._useful:
                 await self._backoff.rest()
 
     def _on_close(self, connection: Connection) -> None:
         cause = str(connection.error)
+        if connection.cut_short:
+            self._stats.cut_offs += 1
+            cause += _CUT_SHORT
         self._connection = None
         self._stats.losses += 1
         self.down = (time.monotonic(), cause)
@@ -198,60 +213,66 @@ class Link:
             sink.fail(type(error)(str(error), error.prefix))
 
     def _on_pushes(self, pushes: list[Push]) -> None:
-        # At 400,000 messages a second each call saved here counts: one loop over all that a read
-        # brought, and messages that go to the same sinks are handed over together.
-        exact, patterns = self.exact, self.patterns
-        targets: tuple[Sink, ...] = ()
-        messages: list[object] = []
-        received = 0
+        # Nearly always all are messages of one shape: then no line of Python runs for each of them.
+        kind = pushes[0][0]
+        if len(pushes) > 3 and (kind == b"message" or kind == b"smessage"):
+            try:
+                kinds, keys, raws = zip(*pushes, strict=True)
+            except ValueError:
+                pass  # some are of another shape
+            else:
+                channels = list(map(self.exact.get, keys))
+                if kinds.count(kind) == len(kinds) and None not in channels:
+                    self._deliver(channels, raws)  # type: ignore[arg-type]
+                    return
+        self._sort(pushes)
+
+    def _sort(self, pushes: list[Push]) -> None:
+        """Deliver pushes of several kinds, or of channels that have just been left."""
+        channels: list[Channel] = []
+        raws: list[bytes] = []
         for push in pushes:
             kind = push[0]
             if kind == b"message" or kind == b"smessage":
-                channel = exact.get(push[1])  # type: ignore[arg-type]
+                channel = self.exact.get(push[1])  # type: ignore[arg-type]
             elif kind == b"pmessage":
-                channel = patterns.get(push[1])  # type: ignore[arg-type]
-            elif kind == b"sunsubscribe":
-                _hand_over(messages, targets)
-                messages = []
-                self._released(push[1])
+                channel = self.patterns.get(push[1])  # type: ignore[arg-type]
+            elif kind in _ENDED:
+                self._deliver(channels, raws)
+                channels, raws = [], []
+                self._released(push[1], self.patterns if kind == b"punsubscribe" else self.exact)
                 continue
             else:
                 continue
-            if channel is None:
-                continue
-            received += 1
-            try:
-                message = channel.decode(push[-1])  # type: ignore[arg-type]
-            except DecodeError:
-                self._stats.undecodable += 1
-                continue
-            if channel.targets != targets:
-                _hand_over(messages, targets)
-                messages, targets = [], channel.targets
-            messages.append(message)
-        _hand_over(messages, targets)
-        self._stats.received += received
+            if channel is not None:
+                channels.append(channel)
+                raws.append(push[-1])  # type: ignore[arg-type]
+            elif push[1] == self.probe.key:
+                self.probe.heard(push[2])
+        self._deliver(channels, raws)
 
-    def _released(self, key: Reply) -> None:
-        """The answer to our own SUNSUBSCRIBE, or word that the channel's slot has left the node."""
-        assert isinstance(key, bytes)
+    def _deliver(self, channels: list[Channel], raws: Sequence[bytes]) -> None:
+        if channels:
+            self._stats.received += len(channels)
+            self._stats.undecodable += deliver(channels, raws)
+
+    def _released(self, key: Reply, subscribed: dict[bytes, Channel]) -> None:
+        """The answer to our own UNSUBSCRIBE, or word that the server has ended a subscription."""
+        if not isinstance(key, bytes):
+            return  # that there was none to end
         if key in self._leaving:
             self._leaving[key] -= 1
             if not self._leaving[key]:
                 del self._leaving[key]
             return
-        channel = self.exact.get(key)
+        if key == self.probe.key:
+            self.probe.gone()
+        channel = subscribed.get(key)
         if channel is not None:
-            lose([channel], "the channel moved to another node of the cluster")
-            # Asked again here, the node says where the channel is now.
+            lose([channel], _MOVED if self._sharded else _ENDED_BY_SERVER)
+            # Asked again here, a cluster's node says where the channel is now.
             asyncio.get_running_loop().call_soon(self._ask_released, channel)
 
     def _ask_released(self, channel: Channel) -> None:
         if channel.link is self and channel.targets:
             self.ask_again([channel])
-
-
-def _hand_over(messages: list[object], targets: tuple[Sink, ...]) -> None:
-    if messages:
-        for sink in targets:
-            sink.deliver_many(messages)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rtx import codecs
-from rtx.errors import BadTick, NotInCluster, ServerError, Unavailable
+from rtx.errors import NotInCluster, ServerError, Unavailable
 from rtx.keys import Keys
-from rtx.models import Price, Tick, check_quote
+from rtx.models import Price, Tick
+from rtx.pubsub.backlog import DropPolicy
 from rtx.pubsub.base import Policy, Subscription
+from rtx.pubsub.guard import TickGuard
 from rtx.pubsub.hub import Hub
+from rtx.pubsub.listener import Handler, Listener
 from rtx.pubsub.market_inbox import MarketDataStats, MarketInbox
+from rtx.pubsub.tick_publisher import PublisherStats, TickPublisher
 from rtx.pubsub.tick_writer import TickWriter
-from rtx.setting_groups import ChannelSettings
+from rtx.setting_groups import ChannelSettings, MarketDataSettings
+from rtx.timing import Lag
 from rtx.wire import Caller
 
 ALL = "*"
@@ -47,10 +51,18 @@ class MarketData:
         keys: Keys,
         price_ttl: float,
         settings: ChannelSettings,
+        ticks: MarketDataSettings,
         *,
         one_server: bool,
+        clustered: bool,
     ) -> None:
         self.stats = MarketDataStats()
+        self.lag = Lag("time")
+        self._ticks = ticks
+        self._guard = TickGuard(ticks, self.stats.refused)
+        self._clustered = clustered
+        self._publishers: set[TickPublisher] = set()
+        self._past = PublisherStats()  # of publishers that are closed
         self._cache = cache
         self._hub = hub
         self._keys = keys
@@ -65,10 +77,14 @@ class MarketData:
             sharded=hub.sharded,
         )
         self._syncs: set[asyncio.Task[None]] = set()
+        self._listeners: set[Listener[Tick]] = set()
 
     async def close(self) -> None:
-        """End the tasks that read snapshots, and let writes that are under way end."""
+        """Close publishers, end the tasks that read snapshots, and let writes under way end."""
+        closing = [publisher.close() for publisher in [*self._publishers]]
+        await asyncio.gather(*closing, return_exceptions=True)
         await self._writer.close()
+        await asyncio.gather(*(listener.close() for listener in [*self._listeners]))
         for task in self._syncs:
             task.cancel()
         await asyncio.gather(*self._syncs, return_exceptions=True)
@@ -80,11 +96,9 @@ class MarketData:
 
         Raises `BadTick`, `Unavailable`, `ServerError`.
         """
-        try:
-            _check(tick)
-        except BadTick as error:
-            self.stats.refused[error.reason] += 1
-            raise
+        bad = self._guard.refusal(tick)
+        if bad is not None:
+            raise bad
         await self._writer.write(tick)
 
     async def publish_many(self, ticks: Iterable[Tick]) -> Published:
@@ -93,18 +107,46 @@ class MarketData:
         A bad tick is refused and counted, and the others go on. Raises `Unavailable` and
         `ServerError`; ticks may then have been published in part.
         """
-        good: list[Tick] = []
-        refused: Counter[str] = Counter()
-        for tick in ticks:
-            try:
-                _check(tick)
-            except BadTick as error:
-                refused[error.reason] += 1
-            else:
-                good.append(tick)
-        self.stats.refused.update(refused)
+        good, refused = self._guard.passed(ticks)
         await self._writer.write_many(good)
-        return Published(len(good), dict(refused))
+        return Published(len(good), refused)
+
+    def publisher(
+        self,
+        *,
+        policy: DropPolicy = "conflate",
+        queue_size: int | None = None,
+        close_timeout: float | None = None,
+    ) -> TickPublisher:
+        """A publisher for a feed: `async with layer.market_data.publisher() as out: …`.
+
+        Its queue holds `queue_size` ticks; `policy` says what `offer` does when it is full.
+        `close_timeout` in seconds is for what is still queued when the block ends. What is left out
+        is as in `[market_data]`.
+        """
+        publisher = TickPublisher(
+            self._writer,
+            self._guard,
+            policy=policy,
+            queue_size=self._ticks.queue_size if queue_size is None else queue_size,
+            close_timeout=self._ticks.close_timeout if close_timeout is None else close_timeout,
+            by_symbol=self._clustered,
+            release=self._forget,
+        )
+        self._publishers.add(publisher)
+        return publisher
+
+    def _forget(self, publisher: TickPublisher) -> None:
+        self._publishers.discard(publisher)
+        self._past.add(publisher.stats)
+
+    @property
+    def publisher_stats(self) -> PublisherStats:
+        """Counters of all publishers since the layer was opened."""
+        total = PublisherStats()
+        for stats in (self._past, *(publisher.stats for publisher in self._publishers)):
+            total.add(stats)
+        return total
 
     # --- subscribing -----------------------------------------------------------------------
 
@@ -147,8 +189,54 @@ class MarketData:
             release=self._hub.remove,
             read_snapshot=self._start_sync,
         )
-        self._hub.add(inbox, channels, codecs.decode_tick, pattern=everything)
+        self._hub.add(
+            inbox,
+            channels,
+            codecs.decode_tick,
+            decode_many=codecs.decode_ticks,
+            lag=self.lag,
+            pattern=everything,
+        )
         return Subscription(inbox)
+
+    def listen(
+        self,
+        handler: Handler[Tick],
+        *symbols: str,
+        policy: Policy = "every",
+        snapshot: bool = True,
+        queue_size: int | None = None,
+        end_on_error: bool = False,
+    ) -> Listener[Tick]:
+        """Call `handler` with each `Tick` and `Gap` of a subscription, in a task of this layer.
+
+        `handler` is a function or a coroutine function, called for one message at a time; the rest
+        is as for `subscribe`, so `policy` says what becomes of ticks while it is slow. What it
+        raises is counted and logged, and the next message follows; with `end_on_error` it ends the
+        listener. A function that does not await holds up the whole event loop while it runs.
+        """
+        subscription = self.subscribe(
+            *symbols, policy=policy, snapshot=snapshot, queue_size=queue_size
+        )
+        listener = Listener(
+            subscription,
+            handler,
+            end_on_error=end_on_error,
+            totals=self.stats,
+            on_end=self._listened,
+        )
+        self._listeners.add(listener)
+        self.stats.listeners += 1
+        return listener
+
+    @property
+    def listeners(self) -> tuple[Listener[Tick], ...]:
+        """Those that have not ended, each with its stats."""
+        return tuple(self._listeners)
+
+    def _listened(self, listener: Listener[Tick]) -> None:
+        self._listeners.discard(listener)
+        self.stats.listeners -= 1
 
     def _start_sync(self, inbox: MarketInbox) -> None:
         task = asyncio.create_task(self._sync(inbox, inbox.generation), name="rtx-snapshot")
@@ -171,8 +259,3 @@ class MarketData:
             pass  # no snapshot to be had: the live ticks go on without it
         if inbox.generation == generation and not inbox.ended:
             inbox.go_live(prices)
-
-
-def _check(tick: Tick) -> None:
-    check_quote(tick.symbol, tick.bid, tick.ask)
-    codecs.check_time(tick.symbol, tick.time)

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from rtx.models import Price, Tick
 from rtx.pubsub.base import Gap, Inbox, Policy
 
 _SLOW = "the consumer is slow"
+_its_symbol = attrgetter("symbol")
 _UNDER_WAY = 1.0
 """Seconds after a snapshot in which a tick that is older than it may still be on its way."""
 
@@ -32,6 +34,9 @@ class MarketDataStats:
     conflated: int = 0
     skipped: int = 0
     gaps: int = 0
+    listeners: int = 0
+    handled: int = 0
+    handler_errors: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
 
@@ -58,7 +63,6 @@ class MarketInbox(Inbox[Tick]):
         self._channel = channel
         self._symbol_of = channels
         self._policy = policy
-        self._every = policy != "latest"
         self._stats = stats
         self._read_snapshot = read_snapshot
         self._latest: dict[str, Tick] = {}
@@ -68,12 +72,11 @@ class MarketInbox(Inbox[Tick]):
         self._lost: set[str] | None = None  # whose ticks are held; None for all
         self._held_skipped = 0
         self._broken: tuple[float, str] | None = None
+        self._seen: dict[str, int] = {}  # time of the last tick before a break, by symbol
 
-    def deliver_many(self, messages: list[Any]) -> None:
-        room = self.queue_size - len(self.queue)
-        if self._held is None and not self._snapshot and self._every and len(messages) <= room:
-            self.queue.extend(messages)  # nearly always
-            self._stats.delivered += len(messages)
+    def deliver_many(self, messages: Sequence[Any]) -> None:
+        if self._held is None and not self._snapshot:
+            self._accept(messages)  # nearly always
         else:
             for tick in messages:
                 self.deliver(tick)
@@ -82,52 +85,74 @@ class MarketInbox(Inbox[Tick]):
 
     def deliver(self, tick: Any) -> None:  # a Tick: a cast would cost a call for each
         if self._held is None or (self._lost is not None and tick.symbol not in self._lost):
-            if self._snapshot and self._snapshot_has(tick):
-                return
-            self._accept(tick)
+            if not self._snapshot or not self._snapshot_has(tick):
+                self._accept((tick,))
             return
         if len(self._held) >= self.queue_size:
             self._held.popleft()
             self._held_skipped += 1
         self._held.append(tick)
 
-    def _accept(self, tick: Tick) -> None:
-        self._stats.delivered += 1
+    def _accept(self, ticks: Sequence[Tick]) -> None:
+        if self.ended:
+            return
+        count = len(ticks)
+        self._stats.delivered += count
         if self._policy == "latest":
-            if tick.symbol in self._latest:
-                self.conflated += 1
-                self._stats.conflated += 1
-            self._latest[tick.symbol] = tick
-        elif len(self.queue) < self.queue_size:
-            self.queue.append(tick)
+            latest = self._latest
+            before = len(latest)
+            latest.update(zip(map(_its_symbol, ticks), ticks, strict=True))
+            replaced = count - (len(latest) - before)
+            self.conflated += replaced
+            self._stats.conflated += replaced
+            return
+        over = len(self.queue) + count - self.queue_size
+        if over <= 0:
+            self.queue.extend(ticks)
         elif self._policy == "every":
-            self._drop_oldest()
-            self.queue.append(tick)
-        elif sum(isinstance(item, Tick) for item in self.queue) < self.queue_size:
-            self.queue.append(tick)  # notices take no room
+            self.queue.extend(self._drop_oldest(min(over, count), ticks))
         else:
-            self.end(
-                SubscriptionClosed(
-                    f"the consumer fell {self.queue_size} ticks behind; read faster, or subscribe "
-                    'with policy="latest"'
-                )
-            )
+            self._accept_or_end(ticks)
 
-    def _drop_oldest(self) -> None:
-        """Drop the oldest tick and say so in its place, together with what was dropped before."""
+    def _accept_or_end(self, ticks: Iterable[Tick]) -> None:
+        room = self.queue_size - sum(isinstance(item, Tick) for item in self.queue)
+        for tick in ticks:
+            if room <= 0:
+                self.end(
+                    SubscriptionClosed(
+                        f"the consumer fell {self.queue_size} ticks behind; read faster, or "
+                        'subscribe with policy="latest"'
+                    )
+                )
+                return
+            self.queue.append(tick)
+            room -= 1
+
+    def _drop_oldest(self, count: int, ticks: Sequence[Tick]) -> Sequence[Tick]:
+        """Drop this many of the oldest, queued or to be queued; returns what is left of the latter.
+
+        A notice in their place says so, together with what was dropped before.
+        """
+        queue = self.queue
         notices: list[Gap] = []
-        while self.queue and isinstance(item := self.queue[0], Gap):
-            notices.append(item)
-            self.queue.popleft()
-        if self.queue:
-            self.queue.popleft()
-            self.skipped += 1
-            self._stats.skipped += 1
-            notices.append(Gap(self._channel, _SLOW, skipped=1))
+        dropped = 0
+        while queue and dropped < count:
+            item = queue.popleft()
+            if isinstance(item, Gap):
+                notices.append(item)
+            else:
+                dropped += 1
+        too_many = max(0, len(ticks) - self.queue_size) if dropped < count else 0
+        dropped += too_many
+        if dropped:
+            self.skipped += dropped
+            self._stats.skipped += dropped
+            notices.append(Gap(self._channel, _SLOW, skipped=dropped))
         for lost in (False, True):  # in the end what was skipped stands first, then the break
             alike = [notice for notice in notices if bool(notice.skipped) is lost]
             if alike:
-                self.queue.appendleft(reduce(_joined, alike))
+                queue.appendleft(reduce(_joined, alike))
+        return ticks[too_many:]
 
     def _tell(self, notice: Gap) -> None:
         """Queue a notice, or add it to one of its kind that is last there."""
@@ -166,17 +191,20 @@ class MarketInbox(Inbox[Tick]):
         else:
             self.go_live([])
 
-    def down(self, cause: str, channels: Sequence[str]) -> None:
+    def down(self, cause: str, lost: Mapping[str, object]) -> None:
         self.generation += 1
-        lost = {self._symbol_of[name] for name in channels}
-        if len(channels) == len(self._symbol_of):
+        symbols = {self._symbol_of[name] for name in lost}
+        for newest in lost.values():
+            if isinstance(newest, Tick):
+                self._seen[newest.symbol] = newest.time
+        if len(lost) == len(self._symbol_of):
             self._held, self._held_skipped, self._lost = deque(), 0, None
         elif self._held is None:  # the others stay live
-            self._held, self._lost = deque(), lost
+            self._held, self._lost = deque(), symbols
         else:
-            self._held = deque(tick for tick in self._held if tick.symbol not in lost)
+            self._held = deque(tick for tick in self._held if tick.symbol not in symbols)
             if self._lost is not None:
-                self._lost |= lost
+                self._lost |= symbols
         if self._broken is None:
             self._broken = (time.monotonic(), cause)
 
@@ -190,8 +218,12 @@ class MarketInbox(Inbox[Tick]):
             self._tell(Gap(self._channel, cause, time.monotonic() - since))
             self._stats.gaps += 1
         self._broken = None
-        for price in prices:
-            self._accept(Tick(price.symbol, time=price.time, bid=price.bid, ask=price.ask))
+        # In a cluster the node with a price may have been away while the ticks went on.
+        prices = [price for price in prices if price.time >= self._seen.get(price.symbol, 0)]
+        self._seen.clear()
+        self._accept(
+            [Tick(each.symbol, time=each.time, bid=each.bid, ask=each.ask) for each in prices]
+        )
         if self._held_skipped and self._policy != "latest":
             self.skipped += self._held_skipped
             self._stats.skipped += self._held_skipped
@@ -202,8 +234,7 @@ class MarketInbox(Inbox[Tick]):
         self._lost = None
         self._snapshot.update((price.symbol, price) for price in prices)
         self._snapshot_until = time.monotonic() + _UNDER_WAY
-        for tick in self._after_snapshot(held):
-            self._accept(tick)
+        self._accept(self._after_snapshot(held))
         self.ready.set()
         self.wake()
 

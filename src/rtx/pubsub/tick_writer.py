@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rtx import codecs
-from rtx.errors import ServerError, Unavailable, anew
+from rtx.errors import RtxError, ServerError, Unavailable, anew
 from rtx.keys import Keys
 from rtx.models import Tick
 from rtx.pubsub.market_inbox import MarketDataStats
 from rtx.wire import Caller, Reply, Script
 
-_CHUNK = 1_000  # ticks in one write, so that one feed cannot hold a connection for long
+AT_ONCE = 1_000  # ticks in one write, so that one feed cannot hold a connection for long
 _IN_SCRIPT = 250  # prices: some 0.6 ms, in which the server does nothing else
 _IN_ONE_STEP = 150  # ticks that the script publishes as well, so that all of it is one step
 _NAMES_AT_MOST = 100_000
+_LENGTHS = [b"$%d\r\n" % length for length in range(1_024)]
+_FINE = {int}  # the types of the replies when all went well
+
+
+@dataclass(slots=True)
+class _Names:
+    """What is the same in every command for a symbol, packed once."""
+
+    price: bytes
+    channel: bytes
+    publish: bytes
+    """The start of a command that publishes."""
+    lone: bytes
+    """The start of the script's call for one tick alone."""
 
 
 class TickWriter:
@@ -47,7 +62,7 @@ class TickWriter:
         self._whole = _bulk(b"EVAL") + _bulk(script.text.encode())
         self._ttl = _bulk(b"%d" % max(1, round(price_ttl * 1000)))
         self._publish = b"*3\r\n" + _bulk(b"SPUBLISH" if sharded else b"PUBLISH")
-        self._names: dict[str, tuple[bytes, bytes, bytes]] = {}
+        self._names: dict[str, _Names] = {}
         self._turn_began = False
         self._others: list[tuple[Tick, bytes, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,30 +98,58 @@ class TickWriter:
             self._count(replies[:1], replies[1:])
             _raise_first(replies)
             return
-        _raise_first(*await self._send([tick], [self._message(tick)]))
+        _raise_first(*await self._write([tick]))
 
     async def write_many(self, ticks: Sequence[Tick]) -> None:
         """Write ticks in their order. Raises `Unavailable`, and the first `ServerError`."""
         self._end_turn()
-        for start in range(0, len(ticks), _CHUNK):
-            some = ticks[start : start + _CHUNK]
-            _raise_first(*await self._send(_latest(some), [self._message(tick) for tick in some]))
+        for start in range(0, len(ticks), AT_ONCE):
+            _raise_first(*await self._write(ticks[start : start + AT_ONCE]))
+
+    async def attempt(self, ticks: Sequence[Tick]) -> list[ServerError | None]:
+        """Write at most `AT_ONCE` ticks; those that were not published have their errors at their
+        places in the list, which is empty when all were.
+
+        Raises `Unavailable`, of which `maybe_applied` says whether any may have been published.
+        """
+        _, published = await self._write(ticks)
+        if _FINE.issuperset(map(type, published)):
+            return []
+        return [reply if isinstance(reply, ServerError) else None for reply in published]
+
+    @property
+    def down(self) -> RtxError | None:
+        """Why nothing can be published; None while something can."""
+        return self._pubsub.down
+
+    def can_pack(self, tick: Tick) -> bool:
+        """Whether the tick can be sent: it has no half characters and no odd types."""
+        try:
+            self._lone_call(tick)
+        except (ValueError, TypeError, OverflowError):
+            return False
+        return True
 
     # --- a turn of the event loop ----------------------------------------------------------
 
     def _end_turn(self) -> None:
         self._turn_began = False
         others, self._others = self._others, []
-        for start in range(0, len(others), _CHUNK):
-            task = asyncio.create_task(self._deliver(others[start : start + _CHUNK]))
+        for start in range(0, len(others), AT_ONCE):
+            task = asyncio.create_task(self._deliver(others[start : start + AT_ONCE]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, others: Sequence[tuple[Tick, bytes, asyncio.Future[None]]]) -> None:
         """Write ticks of several publishers, and tell each what came of its own."""
         prices = _latest([tick for tick, _, _ in others])
+        messages = [message for _, message, _ in others]
         try:
-            stored, published = await self._send(prices, [message for _, message, _ in others])
+            if len(messages) <= _IN_ONE_STEP:
+                stored, published = await self._in_one_step(prices, messages)
+            else:
+                commands = [self._publish + message for message in messages]
+                stored, published = await self._in_one_write(prices, commands)
         except Exception as failure:
             for _, _, done in others:
                 if not done.done():
@@ -128,43 +171,49 @@ class TickWriter:
 
     # --- the servers -----------------------------------------------------------------------
 
-    async def _send(
-        self, prices: Sequence[Tick], messages: Sequence[bytes]
-    ) -> tuple[list[Reply], list[Reply]]:
-        """The replies to both; those to the prices are missing where their server is away."""
-        if self._one_server:
-            stored, published = await self._together(prices, messages)
-        else:
-            try:
-                # One by one, for the keys may be in different slots of a cluster.
-                replies = await self._run([([price], ()) for price in prices])
-                stored = [reply[0] for reply in replies]
-            except Unavailable:
-                # The live ticks are worth more than the snapshot; the old price expires by itself.
-                stored = []
-                self._stats.prices_not_stored += len(prices)
-            publishes = [self._publish + message for message in messages]
-            published = await self._pubsub.batch_packed(publishes, patient=False)
-        self._count(stored, published)
-        return stored, published
+    async def _write(self, ticks: Sequence[Tick]) -> tuple[list[Reply], list[Reply]]:
+        """The replies to prices and ticks; the first are missing where their server is away."""
+        prices = _latest(ticks)
+        if not self._one_server:
+            return await self._in_two_writes(prices, self._commands(ticks))
+        if len(ticks) <= _IN_ONE_STEP:
+            return await self._in_one_step(prices, [*map(self._message, ticks)])
+        return await self._in_one_write(prices, self._commands(ticks))
 
-    async def _together(
+    async def _in_one_step(
         self, prices: Sequence[Tick], messages: Sequence[bytes]
     ) -> tuple[list[Reply], list[Reply]]:
-        """Prices and ticks in one write, so that no tick is out whose price is not stored."""
-        if len(messages) <= _IN_ONE_STEP:
-            [replies] = await self._run([(prices, messages)])
-            return replies[: len(prices)], replies[len(prices) :]
-        # Many are published faster by commands of their own. The script goes as a whole, lest it
-        # be unknown to a server that publishes them all the same.
+        [replies] = await self._run([(prices, messages)])
+        return self._count(replies[: len(prices)], replies[len(prices) :])
+
+    async def _in_one_write(
+        self, prices: Sequence[Tick], commands: Sequence[bytes]
+    ) -> tuple[list[Reply], list[Reply]]:
+        """Many are published faster by commands of their own, behind the script.
+
+        It goes as a whole, lest it be unknown to a server that publishes them all the same.
+        """
         parts = [prices[start : start + _IN_SCRIPT] for start in range(0, len(prices), _IN_SCRIPT)]
         calls = [self._call(self._whole, part, ()) for part in parts]
-        calls += [self._publish + message for message in messages]
-        replies = await self._cache.batch_packed(calls)
+        replies = await self._cache.batch_packed([*calls, *commands])
         stored: list[Reply] = []
         for part, reply in zip(parts, replies, strict=False):
             stored += reply if isinstance(reply, list) else [reply] * len(part)
-        return stored, replies[len(parts) :]
+        return self._count(stored, replies[len(parts) :])
+
+    async def _in_two_writes(
+        self, prices: Sequence[Tick], commands: Sequence[bytes]
+    ) -> tuple[list[Reply], list[Reply]]:
+        try:
+            # One by one, for the keys may be in different slots of a cluster.
+            replies = await self._run([([price], ()) for price in prices])
+            stored = [reply[0] for reply in replies]
+        except Unavailable:
+            # The live ticks are worth more than the snapshot; the old price expires by itself.
+            stored = []
+            self._stats.prices_not_stored += len(prices)
+        published = await self._pubsub.batch_packed(commands, patient=False)
+        return self._count(stored, published)
 
     async def _run(
         self, parts: Sequence[tuple[Sequence[Tick], Sequence[bytes]]]
@@ -183,37 +232,56 @@ class TickWriter:
             for (prices, messages), reply in zip(parts, replies, strict=True)
         ]
 
-    def _count(self, stored: list[Reply], published: list[Reply]) -> None:
+    def _count(
+        self, stored: list[Reply], published: list[Reply]
+    ) -> tuple[list[Reply], list[Reply]]:
         count, late = stored.count(1), stored.count(0)
         self._stats.prices_stored += count
         self._stats.prices_late += late
         self._stats.prices_not_stored += len(stored) - count - late
-        refused = sum(1 for reply in published if isinstance(reply, ServerError))
-        self._stats.published += len(published) - refused
+        if _FINE.issuperset(map(type, published)):
+            self._stats.published += len(published)
+        else:
+            refused = sum(1 for reply in published if isinstance(reply, ServerError))
+            self._stats.published += len(published) - refused
+        return stored, published
 
     # --- RESP ------------------------------------------------------------------------------
 
-    def _names_of(self, symbol: str) -> tuple[bytes, bytes, bytes]:
-        """The price's key and the channel of a symbol, and how a lone call begins; packed once."""
+    def _names_of(self, symbol: str) -> _Names:
         names = self._names.get(symbol)
         if names is None:
             if len(self._names) >= _NAMES_AT_MOST:
                 self._names.clear()
-            key = _bulk(self._keys.price(symbol).encode())
+            price = _bulk(self._keys.price(symbol).encode())
             channel = _bulk(self._keys.market_data(symbol).encode())
-            lone = b"*8\r\n%b$1\r\n1\r\n%b%b" % (self._known, key, self._ttl)
-            names = self._names[symbol] = (key, channel, lone)
+            lone = b"*8\r\n%b$1\r\n1\r\n%b%b" % (self._known, price, self._ttl)
+            names = self._names[symbol] = _Names(price, channel, self._publish + channel, lone)
         return names
 
     def _message(self, tick: Tick) -> bytes:
-        """Channel and message of a tick."""
-        text = codecs.encode(tick)
-        return b"%b$%d\r\n%b\r\n" % (self._names_of(tick.symbol)[1], len(text), text)
+        """Channel and message of a tick, as arguments of a command."""
+        text = codecs.encode_tick(tick)
+        return b"%b$%d\r\n%b\r\n" % (self._names_of(tick.symbol).channel, len(text), text)
+
+    def _commands(self, ticks: Sequence[Tick]) -> list[bytes]:
+        """The commands that publish ticks; what is spared here is spared for every one of them."""
+        names, encode, commands = self._names, codecs.encode_tick, []
+        for tick in ticks:
+            text = encode(tick)
+            length = len(text)
+            commands.append(
+                (names.get(tick.symbol) or self._names_of(tick.symbol)).publish
+                + (_LENGTHS[length] if length < len(_LENGTHS) else b"$%d\r\n" % length)
+                + text
+                + b"\r\n"
+            )
+        return commands
 
     def _lone_call(self, tick: Tick) -> bytes:
         """The script for one tick."""
         value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
-        head = self._names_of(tick.symbol)[2]
+        head = self._names_of(tick.symbol).lone
         return b"%b$%d\r\n%b\r\n%b" % (head, len(value), value, self._message(tick))
 
     def _call(self, script: bytes, prices: Sequence[Tick], messages: Sequence[bytes]) -> bytes:
@@ -221,7 +289,7 @@ class TickWriter:
         count = b"%d" % len(prices)
         words = 4 + 2 * len(prices) + 2 * len(messages)
         parts = [b"*%d\r\n%b$%d\r\n%b\r\n" % (words, script, len(count), count)]
-        parts += [self._names_of(tick.symbol)[0] for tick in prices]
+        parts += [self._names_of(tick.symbol).price for tick in prices]
         parts.append(self._ttl)
         for tick in prices:
             value = codecs.encode_price(tick.symbol, tick.bid, tick.ask, tick.time)
@@ -239,8 +307,10 @@ def _latest(ticks: Iterable[Tick]) -> list[Tick]:
     return list(latest.values())
 
 
-def _raise_first(*several: Iterable[Reply]) -> None:
+def _raise_first(*several: Sequence[Reply]) -> None:
     for replies in several:
+        if _FINE.issuperset(map(type, replies)):
+            continue
         for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply

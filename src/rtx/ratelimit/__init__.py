@@ -1,6 +1,21 @@
-"""Rate limits that hold in every window."""
+"""Rate limits that hold in every window, and places for so many at once."""
 
-from rtx.ratelimit.base import Decision, Id, Limit, LimitStats
-from rtx.ratelimit.limits import Limits
+from rtx.ratelimit.base import Decision, Id, Limit, LimitStats, RateLimited
+from rtx.ratelimit.concurrency import Concurrency, NamedConcurrency
+from rtx.ratelimit.decorator import limited
+from rtx.ratelimit.lease import Lease
+from rtx.ratelimit.limits import Limits, Wanted
 
-__all__ = ["Decision", "Id", "Limit", "LimitStats", "Limits"]
+__all__ = [
+    "Concurrency",
+    "Decision",
+    "Id",
+    "Lease",
+    "Limit",
+    "LimitStats",
+    "Limits",
+    "NamedConcurrency",
+    "RateLimited",
+    "Wanted",
+    "limited",
+]

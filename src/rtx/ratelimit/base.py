@@ -22,10 +22,13 @@ limit's `when_down` decides, the decision is marked `degraded`, and it is counte
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import msgspec
+
+from rtx.errors import RtxError
 
 Id: TypeAlias = int | str
 """Whom a limit counts: a user, an account, an address. 1 and "1" are the same."""
@@ -60,6 +63,31 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     def __bool__(self) -> bool:
         return self.allowed
+
+
+class RateLimited(RtxError):
+    """A limit denied; `decision` says which and for how long, `degraded` when nobody could know.
+
+    Raised where there is no other way to say no: by `hold` of a concurrency limit, and by functions
+    behind `limited`.
+    """
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(_sentence(decision))
+        self.decision = decision
+
+
+def _sentence(decision: Decision) -> str:
+    if decision.degraded:
+        why = f"cannot be counted now ({decision.reason})"
+    else:
+        why = f"is reached: {decision.limit}"
+    if math.isinf(decision.retry_after):
+        return f"the limit {decision.policy!r} {why}; it never allows so much at once"
+    return f"the limit {decision.policy!r} {why}; try again in {decision.retry_after:.3f} s"
 
 
 @dataclass(slots=True)

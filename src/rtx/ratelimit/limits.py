@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from rtx.errors import RtxError, SettingsError
 from rtx.keys import Keys
 from rtx.ratelimit.base import Decision, Id
+from rtx.ratelimit.concurrency import Concurrency
 from rtx.ratelimit.decider import Decider
 from rtx.ratelimit.definitions import Definitions, DefinitionStore
 from rtx.ratelimit.limit import NamedLimit, bad_cost
 from rtx.ratelimit.outages import Outages
-from rtx.ratelimit.together import Part, Together
-from rtx.setting_groups import LimiterSettings, LimitSettings
+from rtx.ratelimit.together import Part, Together, decisive
+from rtx.setting_groups import ConcurrencySettings, LimiterSettings, LimitSettings
 from rtx.topology.slots import key_slot
 from rtx.wire import Caller
 
@@ -50,6 +51,7 @@ class Limits(Mapping[str, NamedLimit]):
         limiter: LimiterSettings,
         *,
         one_server: bool,
+        concurrency: Mapping[str, ConcurrencySettings] | None = None,
     ) -> None:
         place_of = _one_place if one_server else _slot
         self._caller = caller
@@ -59,6 +61,8 @@ class Limits(Mapping[str, NamedLimit]):
         self._decider = Decider(caller, limiter.deadline, one_server=one_server)
         self._outages = Outages(place_of)
         self._together = Together(self._decider, self._outages, place_of)
+        self.concurrency = Concurrency(caller, keys, concurrency or {}, limiter, self._outages)
+        """Limits of how many at once: `limits.concurrency["reports"].hold(id)`."""
         self._store = DefinitionStore(caller, keys)
         self._definitions = Definitions()
         self._refreshing = asyncio.Lock()
@@ -76,6 +80,7 @@ class Limits(Mapping[str, NamedLimit]):
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.concurrency.close()
         await self._decider.close()
         await self._together.close()
 
@@ -121,6 +126,13 @@ class Limits(Mapping[str, NamedLimit]):
         the decision is that of the longest wait; if all allow, that of the fewest hits left. Never
         raises because of a server. Raises `SettingsError` for an unknown name, `ValueError` for a
         cost below 1, for the same limit and id twice, and for nothing at all.
+        """
+        return decisive(await self.check_each(*wanted))
+
+    async def check_each(self, *wanted: Wanted) -> list[Decision]:
+        """The same with the decision of each limit: of all if they allowed, else of those known.
+
+        What was not taken, because another limit denied, has the hits that are left all the same.
         """
         parts: dict[str, Part] = {}
         for name, id, *costs in wanted:

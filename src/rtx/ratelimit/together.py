@@ -54,8 +54,8 @@ class Together:
         """Wait for hits that are being given back; each has the deadline of a call."""
         await asyncio.gather(*self._returning)
 
-    async def check(self, parts: Sequence[Part]) -> Decision:
-        """The decision of all; never raises because of a server."""
+    async def check(self, parts: Sequence[Part]) -> list[Decision]:
+        """The decisions of all, or of those that are known when one denied; never raises."""
         known = [
             (part, denial)
             for part in parts
@@ -65,7 +65,8 @@ class Together:
             part, decision = max(known, key=_wait)
             part.limit.stats.known_denied += 1
             await asyncio.sleep(0)  # who repeats a call until it is allowed must not starve others
-            return part.limit.count(decision)
+            part.limit.count(decision)
+            return [decision for _, decision in known]
         places: dict[int, list[Part]] = {}
         for part in parts:
             places.setdefault(self._place_of(part.key), []).append(part)
@@ -77,16 +78,20 @@ class Together:
             else:
                 found = await self._decide_or_give_back(group, outcomes)
             if not all(decision.allowed for _, decision in found):
+                # Those that would have taken theirs tell what would be left then.
+                returned = [*outcomes, *(outcome for outcome in found if outcome[1].allowed)]
+                denied = [outcome for outcome in found if not outcome[1].allowed]
                 if len(groups) > 1:
                     returning = self._give_back(outcomes)
                     looks = (self._decide(later, take=False) for later in groups[done:])
-                    found += itertools.chain(*await asyncio.gather(*looks))
+                    denied += itertools.chain(*await asyncio.gather(*looks))
                     await asyncio.shield(returning)
-                return _denied(found)
+                for part, decision in denied:
+                    if not decision.allowed:
+                        part.limit.count(decision)
+                return [*map(_given_back, returned), *(decision for _, decision in denied)]
             outcomes += found
-        for part, decision in outcomes:
-            part.limit.count(decision)
-        return _merged(min(outcomes, key=lambda outcome: outcome[1].remaining), outcomes)
+        return [part.limit.count(decision) for part, decision in outcomes]
 
     async def _decide_or_give_back(
         self, group: list[Part], taken: list[_Outcome]
@@ -165,21 +170,27 @@ async def _return(outcomes: list[_Outcome], deciding: asyncio.Task[list[_Outcome
             part.limit.stats.lost += 1
 
 
-def _denied(found: list[_Outcome]) -> Decision:
-    denied = [outcome for outcome in found if not outcome[1].allowed]
-    for part, decision in denied:
-        part.limit.count(decision)
-    return _merged(max(denied, key=_wait), found)
-
-
-def _merged(chosen: _Outcome, outcomes: list[_Outcome]) -> Decision:
-    decision = chosen[1]
-    degraded = [each for _, each in outcomes if each.degraded]
-    if not degraded:
+def _given_back(outcome: _Outcome) -> Decision:
+    """What is left without the hits."""
+    part, decision = outcome
+    if decision.degraded:
         return decision
+    return msgspec.structs.replace(decision, remaining=decision.remaining + part.cost)
+
+
+def decisive(decisions: Sequence[Decision]) -> Decision:
+    """The decision for all: the denial of the longest wait, else the one with the least left."""
+    denied = [decision for decision in decisions if not decision.allowed]
+    if denied:
+        chosen = max(denied, key=lambda decision: decision.retry_after)
+    else:
+        chosen = min(decisions, key=lambda decision: decision.remaining)
+    degraded = [decision for decision in decisions if decision.degraded]
+    if not degraded:
+        return chosen
     return msgspec.structs.replace(
-        decision,
+        chosen,
         degraded=True,
-        reason=decision.reason or degraded[0].reason,
-        maybe_taken=any(each.maybe_taken for each in degraded),
+        reason=chosen.reason or degraded[0].reason,
+        maybe_taken=any(decision.maybe_taken for decision in degraded),
     )

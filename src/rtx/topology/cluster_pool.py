@@ -239,14 +239,17 @@ class ClusterCaller:
     async def _execute(
         self, args: tuple[Argument, ...], idempotent: bool, timeout: float | None
     ) -> Reply:
-        for _ in range(self._settings.max_retries):
+        sent = False
+        for attempt in range(self._settings.max_retries + 1):
             try:
                 return await self._call(args, timeout)
-            except ConnectionLost as error:
-                if not (error.maybe_applied and idempotent):
+            except Unavailable as error:
+                again = isinstance(error, ConnectionLost) and error.maybe_applied and idempotent
+                sent = error.maybe_applied = sent or error.maybe_applied
+                if not again or attempt == self._settings.max_retries:
                     raise
                 self.errands.retries += 1
-        return await self._call(args, timeout)
+        raise AssertionError("unreachable")
 
     # --- batches ---------------------------------------------------------------------------
 

@@ -121,6 +121,13 @@ class Roles:
         """The topology behind a role."""
         return self._of[role]
 
+    def switches(self, role: Role) -> int:
+        """Times that the servers of a role have changed: failovers, and moves of slots."""
+        topology = self._of[role]
+        if isinstance(topology, SentinelTopology):
+            return topology.switches
+        return topology.changes if isinstance(topology, ClusterTopology) else 0
+
     def homes(self, role: Role) -> Homes:
         """Where the channels of a role are; a silent connection is asked every `probe_interval`."""
         topology, liveness = self._of[role], self._settings.channels.probe_interval

@@ -34,7 +34,8 @@ _NOTHING = object()
 _PUSH = hiredis.PushNotification
 _FOREVER = float("inf")
 _BEFORE_BAR = re.compile(rb"(?<=\n)(?=\|)")
-_PUSHES_AT_ONCE = 64  # a longer list lives long enough to set off the garbage collector
+_BITE = 32_768  # of more, the parser moves all that is left for each kilobyte it has parsed
+_FULL_READ = 131_072  # after such a read uvloop reads on, up to 32 times before anybody else runs
 _ASKED_FOR = frozenset((b"subscribe", b"psubscribe", b"ssubscribe"))
 _CONFIRMING = frozenset(kind + b"subscribe" for kind in (b"", b"p", b"s", b"un", b"pun", b"sun"))
 
@@ -71,6 +72,8 @@ class Connection(asyncio.Protocol):
         self.options = options
         self.error: RtxError | None = None
         """Why the connection ended; None while it lives."""
+        self.cut_short = False
+        """Whether the peer closed it in the middle of a message."""
         self.paused = False
         self.retiring = False
         """Whether it takes no more calls and closes after the last reply."""
@@ -254,10 +257,27 @@ class Connection(asyncio.Protocol):
     # --- receiving -------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if b"|" in data and (b"\n|" in data or data.startswith(b"|")):
+        if len(data) > _BITE:
+            self._take_in_bites(data)
+        elif b"|" in data and (b"\n|" in data or data.startswith(b"|")):
             self._take_apart(data)
         else:
             self._take(data)
+
+    def _take_in_bites(self, data: bytes) -> None:
+        """Take a large read bit by bit, and let those run whom it was for before the next one."""
+        for start in range(0, len(data), _BITE):
+            self.data_received(data[start : start + _BITE])
+            if self.error is not None:
+                return
+        transport = self._transport
+        if len(data) >= _FULL_READ and transport is not None and transport.is_reading():
+            transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _take_apart(self, data: bytes) -> None:
         """Refuse a RESP3 attribute, which hiredis would hand over as one reply too many.
@@ -285,15 +305,12 @@ class Connection(asyncio.Protocol):
             self._reader.feed(data)
             gets = self._reader.gets
             while (reply := gets()) is not _NOTHING:
-                parsed = True
                 if type(reply) is _PUSH:
                     pushes.append(reply)
-                    if len(pushes) == _PUSHES_AT_ONCE:
-                        self._on_push(pushes)
-                        pushes = []
                     if pending and reply[0] in _CONFIRMING:
                         self._confirm(reply)
                     continue
+                parsed = True
                 if not pending:
                     what = f": {reply}" if isinstance(reply, ServerError) else ""
                     raise ProtocolViolation(f"a reply came that nobody asked for{what}")
@@ -310,6 +327,7 @@ class Connection(asyncio.Protocol):
                 elif not waiter.done():
                     waiter.set_result(reply)
             if pushes:
+                parsed = True
                 self._on_push(pushes)
         except ProtocolViolation as error:
             self.abort(ProtocolViolation(f"{self.address} broke the protocol: {error}"))
@@ -412,6 +430,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f": {opening.reason(exc)}" if exc else ""
+        if self.error is None and self._reader.has_data():
+            self.cut_short = True
+            why = f" in the middle of a message{why}"
         self.abort(ConnectionLost(f"{self.address} closed the connection{why}"))
         if not self._closed.done():
             self._closed.set_result(None)

@@ -164,18 +164,20 @@ class Pool:
         """Send a command and retry it up to `max_retries` times where that cannot do it twice.
 
         What never left this process is sent again; what was sent only if it is `idempotent`.
-        `timeout` is for all attempts together.
+        `timeout` is for all attempts together. An error is `maybe_applied` if any of them was sent.
         """
         clock = asyncio.get_running_loop().time
         began, left = clock(), timeout
+        sent = False
         for attempt in range(self._settings.max_retries + 1):
             if timeout is not None:
                 left = max(0.0, timeout - (clock() - began))
             try:
                 return await self.call(*args, timeout=left)
-            except ConnectionLost as error:
+            except Unavailable as error:
+                sent = error.maybe_applied = sent or error.maybe_applied
                 last = attempt == self._settings.max_retries
-                if last or (error.maybe_applied and not idempotent):
+                if last or not isinstance(error, ConnectionLost) or (sent and not idempotent):
                     raise
                 self._stats.retries += 1
         raise AssertionError("unreachable")

@@ -4,90 +4,153 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rtx.monitoring.doctor.findings import Problem, check
-from rtx.monitoring.doctor.server import Server
+from rtx.monitoring.doctor.checks import Seen
+from rtx.monitoring.doctor.server import Server, check
+
+_LATE_SYNCS = 10
+_LATE_AN_HOUR = 6.0
+_FORGOTTEN = (
+    "execution logs, so that clients cannot recover what they missed, and limits, so that orders "
+    "pass which should not"
+)
+_AOF = "CONFIG SET appendonly yes, CONFIG SET appendfsync everysec, then CONFIG REWRITE"
 
 
-@check
-def state_not_persisted(server: Server) -> Iterator[Problem]:
-    if not server.has_state or not server.config:
-        return
-    if server.config.get("appendonly") == "yes":
-        if server.config.get("appendfsync") == "no":
-            yield Problem(
-                severity="warning",
-                title="the append-only file is synced when the system likes",
-                evidence="appendonly yes, appendfsync no",
-                why="a power cut loses up to half a minute of executions and limits",
-                fix="CONFIG SET appendfsync everysec, then CONFIG REWRITE",
-            )
-        return
-    save = server.config.get("save", "")
-    yield Problem(
-        severity="warning" if save else "critical",
-        title="state is snapshotted only now and then" if save else "state is not persisted",
-        evidence=f'appendonly no, save "{save}"',
-        why="a restart forgets "
-        + ("all since the last snapshot: " if save else "everything: ")
-        + "execution logs, so that clients cannot recover what they missed, and limits, so that "
-        "orders pass which should not",
-        fix="CONFIG SET appendonly yes, CONFIG SET appendfsync everysec, then CONFIG REWRITE",
-    )
+@check(
+    "critical",
+    title="state is not persisted",
+    why="a restart forgets everything: " + _FORGOTTEN,
+    fix=_AOF,
+    needs=("CONFIG GET",),
+)
+def state_not_persisted(server: Server) -> Iterator[Seen]:
+    if server.has_state and server.config.get("appendonly") == "no" and not _saves(server):
+        yield Seen('appendonly no, save ""')
 
 
-@check
-def persistence_fails(server: Server) -> Iterator[Problem]:
+@check(
+    "warning",
+    title="state is snapshotted only now and then",
+    why="a crash forgets all since the last snapshot: " + _FORGOTTEN,
+    fix=_AOF,
+    needs=("CONFIG GET",),
+)
+def state_only_in_snapshots(server: Server) -> Iterator[Seen]:
+    if server.has_state and server.config.get("appendonly") == "no" and _saves(server):
+        yield Seen(f'appendonly no, save "{_saves(server)}"')
+
+
+@check(
+    "warning",
+    title="the append-only file is synced when the system likes",
+    why="a power cut loses up to half a minute of executions and limits",
+    fix="CONFIG SET appendfsync everysec, then CONFIG REWRITE",
+    needs=("CONFIG GET",),
+)
+def sync_left_to_the_system(server: Server) -> Iterator[Seen]:
+    if _appends(server) and server.config.get("appendfsync") == "no":
+        yield Seen("appendonly yes, appendfsync no")
+
+
+@check(
+    "info",
+    title="every write waits for the disk",
+    why="each order and each tick costs a disk write; `everysec` loses about one second of them in "
+    "a power cut, which replicas still have",
+    fix="CONFIG SET appendfsync everysec, then CONFIG REWRITE",
+    needs=("CONFIG GET",),
+)
+def sync_at_every_write(server: Server) -> Iterator[Seen]:
+    if _appends(server) and server.config.get("appendfsync") == "always":
+        yield Seen("appendonly yes, appendfsync always")
+
+
+@check(
+    "warning",
+    title="nothing is synced while the append-only file is rewritten",
+    why="a power cut during a rewrite, which may take minutes, loses all of that time",
+    fix="CONFIG SET no-appendfsync-on-rewrite no, then CONFIG REWRITE",
+    needs=("CONFIG GET",),
+)
+def no_sync_while_rewriting(server: Server) -> Iterator[Seen]:
+    if _appends(server) and server.config.get("no-appendfsync-on-rewrite") == "yes":
+        yield Seen("no-appendfsync-on-rewrite yes")
+
+
+@check(
+    "critical",
+    title="saving to disk fails",
+    why="the server refuses writes when it cannot save (MISCONF), or loses them at the next "
+    "restart",
+    fix="free disk space and check the rights on the directory of CONFIG GET dir; the server's log "
+    "has the reason; then BGSAVE or BGREWRITEAOF",
+    needs=("INFO",),
+)
+def saving_fails(server: Server) -> Iterator[Seen]:
+    names = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     failed = [
-        f"{name} {server.info[name]}"
-        for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
-        if server.info.get(name, "ok") != "ok"
+        f"{name} {server.info[name]}" for name in names if server.info.get(name, "ok") != "ok"
     ]
     if failed:
-        yield Problem(
-            severity="critical",
-            title="saving to disk fails",
-            evidence=", ".join(failed),
-            why="the server refuses writes when it cannot save (MISCONF), or loses them at the "
-            "next restart",
-            fix="free disk space and check the rights on the directory of CONFIG GET dir",
-        )
+        yield Seen(", ".join(failed))
 
 
-@check
-def is_a_replica(server: Server) -> Iterator[Problem]:
-    if server.info.get("role") == "slave":
-        yield Problem(
-            severity="critical",
-            title="this is a replica, which takes no writes",
-            evidence=f"role slave of {server.info.get('master_host', '?')}:"
-            f"{server.info.get('master_port', '?')}",
-            why="every price, execution and limit hit fails with READONLY",
-            fix="set the URL to the primary",
-        )
+@check(
+    "warning",
+    title="writes go on when snapshots fail",
+    why="nobody notices that nothing reaches the disk, until a restart has forgotten it",
+    fix="CONFIG SET stop-writes-on-bgsave-error yes, then CONFIG REWRITE",
+    needs=("CONFIG GET",),
+)
+def failed_snapshots_ignored(server: Server) -> Iterator[Seen]:
+    ignored = server.config.get("stop-writes-on-bgsave-error") == "no"
+    if server.has_state and _saves(server) and ignored:
+        yield Seen(f'stop-writes-on-bgsave-error no, save "{_saves(server)}"')
 
 
-@check
-def no_replica(server: Server) -> Iterator[Problem]:
-    if not server.has_state or server.info.get("role") != "master":
-        return
-    replicas = server.number("connected_slaves")
-    if not replicas:
-        yield Problem(
-            severity="warning",
-            title="state has no replica",
-            evidence="connected_slaves 0",
-            why="when this machine goes, orders stop until it is back, and what was not on its "
-            "disk is lost",
-            fix="start two replicas (replicaof HOST PORT) and sentinels that watch them",
-        )
-        return
-    if server.config.get("min-replicas-to-write", "0") == "0" and server.config:
-        yield Problem(
-            severity="warning",
-            title="a primary cut off from its replicas goes on taking writes",
-            evidence=f"connected_slaves {replicas}, min-replicas-to-write 0",
-            why="after a network split all it took since is thrown away: nine in ten acknowledged "
-            "writes of a 15 s split, measured",
-            fix="with two replicas: CONFIG SET min-replicas-to-write 1, CONFIG SET "
-            "min-replicas-max-lag 2, then CONFIG REWRITE",
-        )
+@check(
+    "warning",
+    title="the disk is too slow for the append-only file",
+    why="when a sync takes longer than a second all writes wait for it: orders and ticks stand "
+    "still",
+    fix="give the server a disk of its own, or a faster one; see LATENCY HISTORY aof-fsync-always "
+    "and aof-write-pending-fsync",
+    needs=("INFO",),
+)
+def disk_too_slow(server: Server) -> Iterator[Seen]:
+    late, hours = server.number("aof_delayed_fsync"), server.number("uptime_in_seconds") / 3600
+    if late >= _LATE_SYNCS and late > hours * _LATE_AN_HOUR:
+        yield Seen(f"aof_delayed_fsync {late:,} in {hours:,.1f} h")
+
+
+@check(
+    "info",
+    title="the cache is written to disk",
+    why="all of it can be had again, and each snapshot's fork costs latency and memory",
+    fix='CONFIG SET save "", CONFIG SET appendonly no, then CONFIG REWRITE',
+    needs=("CONFIG GET",),
+)
+def cache_persisted(server: Server) -> Iterator[Seen]:
+    if not server.has_state and (_appends(server) or _saves(server)):
+        yield Seen(f'appendonly {server.config.get("appendonly")}, save "{_saves(server)}"')
+
+
+@check(
+    "info",
+    title="the server has no conf file",
+    why="what CONFIG SET changes is lost at the next restart, CONFIG REWRITE fails, and a replica "
+    "that was promoted comes back as a replica",
+    fix="start it with one, such as those in deploy/",
+    needs=("INFO",),
+)
+def no_conf_file(server: Server) -> Iterator[Seen]:
+    if server.info.get("config_file") == "":
+        yield Seen("config_file is empty")
+
+
+def _appends(server: Server) -> bool:
+    return server.config.get("appendonly") == "yes"
+
+
+def _saves(server: Server) -> str:
+    return server.config.get("save", "")

@@ -1,33 +1,20 @@
-"""What a check is, what it finds, and the registry of all of them."""
+"""What a finding is, and the report of them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from rtx.monitoring.doctor.server import Server
-
 Severity: TypeAlias = Literal["critical", "warning", "info"]
-"""critical: money or messages can be lost, or strangers can get in. warning: it will hurt one day.
-info: worth knowing."""
+"""critical: money or messages can be lost, trading stops, or strangers can get in. warning: it will
+hurt one day. info: worth knowing."""
 
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 
 
-class Problem(Struct, frozen=True, kw_only=True):
-    """What a check says of one server; `fix` is commands or settings to copy."""
-
-    severity: Severity
-    title: str
-    evidence: str
-    why: str
-    fix: str
-
-
 class Finding(Struct, frozen=True, kw_only=True):
-    """A problem, the check that found it, and the server with its roles."""
+    """What is wrong, where, how it was seen, why it matters, and commands or settings to copy."""
 
     severity: Severity
     check: str
@@ -39,49 +26,40 @@ class Finding(Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...]
 
 
+class Unseen(Struct, frozen=True, kw_only=True):
+    """What could not be looked at, why, and the checks that were therefore not made."""
+
+    server: str
+    what: str
+    reason: str
+    checks: tuple[str, ...]
+
+
 class ServerSummary(Struct, frozen=True, kw_only=True):
-    """A server that was looked at; `version` is empty when it did not answer."""
+    """A server or sentinel that was looked at; `version` is empty when it did not answer.
+
+    `part` is `primary`, `replica` or `sentinel` by its own word, and empty when it did not say.
+    """
 
     url: str
     roles: tuple[str, ...]
+    part: str
     version: str
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """Everything found, the worst first; `checks` is how many were made on each server."""
+    """Everything found, the worst first; `checks` is how many there are."""
 
     servers: tuple[ServerSummary, ...]
     findings: tuple[Finding, ...]
+    unseen: tuple[Unseen, ...]
     checks: int
 
     def count(self, severity: Severity) -> int:
         """How many findings are of this severity."""
         return sum(1 for finding in self.findings if finding.severity == severity)
 
-
-Check: TypeAlias = Callable[[Server], Iterator[Problem]]
-
-CHECKS: dict[str, Check] = {}
-"""Every check by its name; a module of checks adds its own when it is imported."""
-
-
-def check(function: Check) -> Check:
-    """Add a check to the registry, under its name with dashes."""
-    CHECKS[function.__name__.replace("_", "-")] = function
-    return function
-
-
-def findings_of(server: Server) -> Iterator[Finding]:
-    """What every check says of a server."""
-    for name, function in CHECKS.items():
-        for problem in function(server):
-            yield Finding(
-                severity=problem.severity,
-                check=name,
-                title=problem.title,
-                evidence=problem.evidence,
-                why=problem.why,
-                fix=problem.fix,
-                server=server.url,
-                roles=server.role_names,
-            )
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of the worst finding; None without any."""
+        return self.findings[0].severity if self.findings else None
