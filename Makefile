@@ -52,6 +52,13 @@ format: $(STAMP) ## format the code
 bench: $(STAMP) ## measure against the peers, in one run (ARGS="--quick …")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: docs
+docs: $(STAMP) ## build the documentation as a site into build/site
+	@$(BIN)/python -c 'import mkdocs' 2>/dev/null || $(BIN)/python -m pip install --quiet \
+	  --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 .PHONY: build
 build: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

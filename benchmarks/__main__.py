@@ -23,6 +23,7 @@ from benchmarks import (
     publish,
     report,
     subscribe,
+    telemetry,
     wire,
 )
 from benchmarks.base import Case, Report
@@ -41,6 +42,7 @@ CASES: tuple[Case, ...] = (
     *limiter.CASES,
     *limiter_server.CASES,
     *latency.CASES,
+    *telemetry.CASES,
 )
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -72,11 +72,18 @@ async def run_all(
     return Report(machine, length.rounds, length.quick, time.monotonic() - started, results)
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package that it would be in
+        return False
+
+
 async def _run_case(arena: Arena, case: Case, length: Length) -> CaseResult:
     skipped = {
         contestant.name: f"{contestant.needs} is not installed"
         for contestant in case.contestants
-        if contestant.needs is not None and find_spec(contestant.needs) is None
+        if contestant.needs is not None and not _is_installed(contestant.needs)
     }
     racing = [contestant for contestant in case.contestants if contestant.name not in skipped]
     results = {each.name: Result(each.name, each.role, [], each.target) for each in racing}

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import secrets
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis as redis_sync
@@ -28,6 +30,8 @@ from rtx.topology.process import ServerProcess, find_server, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+UNDER_USERS = bool(os.environ.get("RTXTEST_USERS"))
+"""Whether the shared server runs with deploy/users.acl: the layer is `engine`, witnesses `admin`."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,32 +49,62 @@ def _no_settings_from_outside() -> Iterator[None]:
     os.environ.update(kept)
 
 
+class Shared(NamedTuple):
+    """URLs of the shared server, for programs and for whoever may do everything."""
+
+    engine: str
+    admin: str
+
+
 @pytest.fixture(scope="session")
-def shared_server() -> Iterator[str]:
-    """URL of a server that the tests of this worker share; use it with `namespace`."""
+def shared() -> Iterator[Shared]:
+    """A server that the tests of this worker share."""
     directory = Path(tempfile.mkdtemp(prefix="rtx-test-"))
     port = free_port()
-    process = subprocess.Popen(
-        [
-            find_server(),
-            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""),
-            *("--enable-debug-command", "local"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [
+        find_server(),
+        *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""),
+        *("--enable-debug-command", "local"),
+    ]
+    urls = Shared(*[f"redis://127.0.0.1:{port}"] * 2)
+    if UNDER_USERS:
+        made = directory / "secrets"
+        make = ["sh", str(ROOT / "deploy" / "make-secrets.sh"), str(made)]
+        subprocess.run(make, check=True, timeout=20, stdout=subprocess.DEVNULL)
+        command += ["--aclfile", str(made / "users.acl")]
+        logins = (f"{user}:{(made / f'{user}-password').read_text()}" for user in Shared._fields)
+        urls = Shared(*(f"redis://{login}@127.0.0.1:{port}" for login in logins))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with redis_py_sync(port) as client:
+        with contextlib.closing(redis_sync.Redis.from_url(urls.admin)) as client:
             wait_sync(lambda: client.ping())
-        yield f"redis://127.0.0.1:{port}"
+        yield urls
     finally:
         process.kill()
         process.wait()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def redis_py_sync(port: int) -> contextlib.AbstractContextManager[redis_sync.Redis]:
-    return contextlib.closing(redis_sync.Redis(port=port))
+def rights_of(user: str, namespace: str) -> list[str]:
+    """The keys and channels of a user of deploy/users.acl, under a namespace."""
+    lines = (ROOT / "deploy" / "users.acl").read_text("utf-8").splitlines()
+    [rules] = (rules for _, name, *rules in map(str.split, lines) if name == user)
+    # A companion has its namespace inside of the hash tag.
+    named = re.compile(r"(~|%R~|&)(\{?)(.+)")
+    found = filter(None, map(named.fullmatch, rules))
+    return [f"{kind}{brace}{namespace}:{name}" for kind, brace, name in (x.groups() for x in found)]
+
+
+@pytest.fixture(scope="session")
+def shared_server(shared: Shared) -> str:
+    """URL of a server that the tests of this worker share; use it with `namespace`."""
+    return shared.engine
+
+
+@pytest.fixture(scope="session")
+def admin_server(shared: Shared) -> str:
+    """The same for a witness: who logs in with it may do everything, with any key."""
+    return shared.admin
 
 
 def wait_sync(ready: Callable[[], object], within: float = 10.0) -> None:
@@ -101,9 +135,18 @@ async def eventually(
 
 
 @pytest.fixture
-def namespace() -> str:
+def namespace(request: pytest.FixtureRequest) -> str:
     """A prefix for this test's keys and channels."""
-    return f"t{secrets.token_hex(4)}"
+    made = f"t{secrets.token_hex(4)}"
+    if UNDER_USERS:
+        rights = ["resetkeys", "resetchannels", *rights_of("engine", made)]
+        if "settings" not in request.fixturenames:
+            # A part by itself, without the layer that names its keys: the commands are what counts.
+            rights += [f"~{made}:*", f"~{{{made}:*", "~never-stored"]
+        admin = redis_sync.Redis.from_url(request.getfixturevalue("admin_server"))
+        with contextlib.closing(admin):
+            admin.execute_command("ACL", "SETUSER", "engine", *rights)
+    return made
 
 
 @pytest.fixture
@@ -123,9 +166,9 @@ async def layer(settings: Settings) -> AsyncIterator[rtx.DataLayer]:
 
 
 @pytest.fixture
-async def witness(shared_server: str) -> AsyncIterator[redis_py.Redis]:
+async def witness(admin_server: str) -> AsyncIterator[redis_py.Redis]:
     """redis-py on the cache database of the shared server, as an independent program."""
-    client = redis_py.Redis.from_url(shared_server)
+    client = redis_py.Redis.from_url(admin_server)
     yield client
     await client.aclose()
 

@@ -193,6 +193,7 @@ class DataLayer:
             await stack.enter_async_context(self._relay)
 
     async def _close(self) -> None:
+        await self.alert_rules.close()
         await self.limits.close()
         for cache in (self.accounts, self.positions, self.symbols, self.prices, self.sessions):
             await cache.close()
@@ -302,6 +303,10 @@ class DataLayer:
         except (RtxError, TimeoutError) as error:
             return PartHealth(False, str(error) or "no answer within 1 s")
         return PartHealth(True, latency_ms=(time.perf_counter() - started) * 1000)
+
+    def pool(self, role: Role) -> Caller:
+        """What a role's commands are sent with: for caches and scripts of your own."""
+        return self._roles.pool(role)
 
     def nodes(self, patience: float) -> Nodes:
         """The servers and sentinels behind the roles, each to be connected to within `patience` s.

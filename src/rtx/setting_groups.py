@@ -185,6 +185,16 @@ class MarketDataSettings(Part):
     close_timeout: Seconds = 3.0
 
 
+class TelemetrySettings(Part):
+    """OpenTelemetry, with the SDK that the program has set up; see `rtx.telemetry`.
+
+    `children` makes a span of a call where a span that is recorded is active, `all` of every call.
+    """
+
+    spans: Literal["off", "children", "all"] = "off"
+    metrics: bool = False
+
+
 class AlertSettings(Part):
     """Alert rules; times in seconds.
 

@@ -43,6 +43,7 @@ from rtx.setting_groups import (
     PoolSettings,
     ReadSettings,
     SessionSettings,
+    TelemetrySettings,
     TTLSettings,
 )
 
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     limiter: LimiterSettings = LimiterSettings()
     alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @field_serializer("url", "cache_url", "pubsub_url", "limits_url", "database_url")
     def _mask(self, value: SecretStr | None) -> str | None:

@@ -252,10 +252,10 @@ async def test_an_account_is_checked_once_in_a_while_however_often_its_prices_mo
 
 
 async def test_a_rule_that_nobody_understands_is_passed_over_and_counted(
-    layer: rtx.DataLayer, shared_server: str, namespace: str, engine: AlertEngine
+    layer: rtx.DataLayer, admin_server: str, namespace: str, engine: AlertEngine
 ) -> None:
     await layer.alert_rules.put(above())
-    pubsub = redis_py.Redis.from_url(f"{shared_server}/1")
+    pubsub = redis_py.Redis.from_url(f"{admin_server}/1")
     key = f"{{{namespace}:alerts:1}}:rules"
     await pubsub.hset(key, "odd", '{"id":"odd","account_id":1,"kind":"moon_phase"}')
     known = (await pubsub.hget(key, "r")).decode()

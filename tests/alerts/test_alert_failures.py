@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -18,9 +19,9 @@ from tests.conftest import eventually
 
 
 @pytest.fixture
-async def pubsub(shared_server: str) -> AsyncIterator[redis_py.Redis]:
+async def pubsub(admin_server: str) -> AsyncIterator[redis_py.Redis]:
     """redis-py on the database of the alerts."""
-    client = redis_py.Redis.from_url(f"{shared_server}/1")
+    client = redis_py.Redis.from_url(f"{admin_server}/1")
     yield client
     await client.aclose()
 
@@ -118,3 +119,15 @@ async def test_what_a_failover_forgot_is_told_to_the_new_server(
         [state] = await layer.alert_rules.list(1)
         assert (state.armed, state.firings) == (False, 1)
     await client.aclose()
+
+
+async def test_the_layer_ends_engines_that_nobody_has_left(settings: Settings) -> None:
+    before = asyncio.all_tasks()
+    async with rtx.open(settings) as layer:
+        left_open = layer.alert_rules.engine()
+        engine = await left_open.__aenter__()
+        await layer.alert_rules.put(above())
+        await engine.ready()
+    await eventually(lambda: asyncio.all_tasks() == before)
+    assert layer.alert_rules.stats.rules == 0
+    await left_open.__aexit__(None, None, None)

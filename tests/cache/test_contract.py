@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Iterable
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ import redis.asyncio as redis_py
 from pydantic import ValidationError
 
 import rtx
-from rtx.cache import Lookup
+from rtx.cache import Lookup, reading
 from rtx.errors import Conflict, NotFound, SettingsError, UnknownName
 from rtx.setting_groups import CacheSettings
 from rtx.settings import Settings
@@ -324,17 +325,27 @@ async def test_a_refresh_that_a_write_overtook_stores_nothing(pool: Pool, namesp
         assert cache.stats.stale_fills_refused == 1
 
 
-async def test_how_early_is_drawn_by_how_long_a_load_takes(pool: Pool, namespace: str) -> None:
-    """With loads of 10 ms, 1 s before the end next to nobody does, and at the very end all do."""
+async def test_how_early_is_drawn_by_how_long_a_load_takes(
+    pool: Pool, namespace: str, seeded: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute before the end: of loads that take so long 1 in e goes early, of quick ones none."""
     rows = Rows(n1=10)
-    async with numbers(pool, namespace, rows, early=True, ttl=1.0) as cache:
+    reads = 400
+    async with numbers(pool, namespace, rows, early=True, ttl=60.0) as cache:
         await cache.get(1)
-        cache._loads.duration = 0.01  # type: ignore[union-attr]
-        for _ in range(50):
-            await cache.get(1)
-            cache._loads.duration = 0.01  # type: ignore[union-attr]
-        assert len(rows.asked) <= 2
-    assert -0.01 * math.log(1e-9) < 0.21  # the rarest draw of a billion
+        monkeypatch.setattr(reading, "random", seeded)
+        early = {}
+        for duration in (0.1, 60.0, 1e12):
+            drawn: list[int] = []
+            monkeypatch.setattr(cache._filler, "refresh", lambda id, _: drawn.append(id))  # noqa: B023
+            cache._loads.duration = duration  # type: ignore[union-attr]
+            for _ in range(reads):
+                assert await cache.get(1) == 10
+            early[duration] = len(drawn)
+        print(early)
+        assert early[0.1] == 0
+        assert abs(early[60.0] - reads / math.e) < 60  # six standard deviations
+        assert early[1e12] == reads
 
 
 # --- stale if error ------------------------------------------------------------------------

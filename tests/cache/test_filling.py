@@ -91,7 +91,7 @@ async def main(url, namespace, what):
     load = rows.load
     async with open_pool(url) as pool:
         async def counted(ids):
-            await pool.call("INCR", namespace + ":loads")
+            await pool.call("HINCRBY", namespace + ":loads", "all", 1)
             print("loading", flush=True)
             await asyncio.sleep(3600 if what == "hang" else 0.2)
             return await load(ids)
@@ -137,7 +137,7 @@ async def test_two_real_processes_load_once(
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(out.decode().split() for out, _ in outputs) == [["done"], ["loading", "done"]]
-    assert await witness.get(f"{namespace}:loads") == b"1"
+    assert await witness.hget(f"{namespace}:loads", "all") == b"1"
 
 
 async def test_a_process_that_dies_while_loading_is_replaced_within_its_lease(

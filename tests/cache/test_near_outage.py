@@ -23,6 +23,12 @@ PROBED = 1.0
 """The default of `channels.probe_interval`, seconds."""
 
 
+def through(proxy: Proxy, url: str) -> str:
+    """The server's URL, login included, with the proxy's address."""
+    login, at, _ = url.removeprefix("redis://").rpartition("@")
+    return f"redis://{login}{at}{proxy.address}"
+
+
 async def fetched(near: NearCache, key: str) -> int | None:
     """The value over the tracked connection, as soon as there is one."""
     await eventually(lambda: near.serves(key))
@@ -66,7 +72,7 @@ async def test_a_fetch_that_loses_its_connection_ends_and_is_not_kept(
     location = Address("127.0.0.1", witness.connection_pool.connection_kwargs["port"])
     key = f"{namespace}:k"
     await witness.set(key, "1")
-    async with Proxy(location) as proxy, near_cache(f"redis://{proxy.address}") as near:
+    async with Proxy(location) as proxy, near_cache(through(proxy, shared_server)) as near:
         proxy.freeze()
         readers = [asyncio.create_task(near.fetch(key, number)) for _ in range(3)]
         await asyncio.sleep(0)
@@ -84,7 +90,7 @@ async def test_a_fetch_has_a_deadline_of_its_own(
     location = Address("127.0.0.1", witness.connection_pool.connection_kwargs["port"])
     key = f"{namespace}:k"
     await witness.set(key, "1")
-    async with Proxy(location) as proxy, near_cache(f"redis://{proxy.address}") as near:
+    async with Proxy(location) as proxy, near_cache(through(proxy, shared_server)) as near:
         proxy.freeze()
         with pytest.raises(Unavailable, match="deadline"):
             await near.fetch(key, number, timeout=0.05)

@@ -20,7 +20,7 @@ from tests.conftest import eventually
 UNSET = (
     *("cache_url", "pubsub_url", "limits_url", "database_url", "username", "password"),
     *("password_file", "password_hash", "accounts", "ca", "cert", "key", "max_jump"),
-    "max_jump_of",
+    *("max_jump_of", "concurrency"),
 )
 """Settings without a default, of which the starter file shows the form only."""
 

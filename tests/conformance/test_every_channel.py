@@ -101,12 +101,15 @@ async def test_durable_messages_have_a_replica_or_are_refused(
     if deployment.case.kind == "standalone":
         with pytest.raises(NotReplicated, match="0 replicas"):
             await layer.executions.publish(1, fill(1), durable=True)
+        with pytest.raises(NotReplicated, match="0 replicas"):
+            await layer.alerts.publish(1, Alert("halt", "info", "now"), durable=True)
         return
     accounts = range(10)  # in a cluster on several nodes
     offsets = await asyncio.gather(
         *(layer.executions.publish(a, fill(n), durable=True) for a in accounts for n in range(5))
     )
     assert sorted(offset.seq for offset in offsets) == sorted([1, 2, 3, 4, 5] * len(accounts))
+    assert (await layer.alerts.publish(1, Alert("halt", "info", "now"), durable=True)).seq == 1
     again = await layer.executions.publish(1, fill(9), durable=True, key="k")
     assert await layer.executions.publish(1, fill(9), durable=True, key="k") == again
 

@@ -15,9 +15,9 @@ from rtx.topology.process import ServerProcess
 
 
 @pytest.fixture
-async def journal_witness(shared_server: str) -> AsyncIterator[redis_py.Redis]:
+async def journal_witness(admin_server: str) -> AsyncIterator[redis_py.Redis]:
     """redis-py on the database of the logs of the shared server."""
-    client = redis_py.Redis.from_url(shared_server, db=1)
+    client = redis_py.Redis.from_url(admin_server, db=1)
     yield client
     await client.aclose()
 

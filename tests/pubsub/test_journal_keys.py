@@ -141,3 +141,18 @@ async def test_a_server_without_replicas_refuses_what_is_to_be_durable(
         assert not caught.value.maybe_applied
         assert (caught.value.acknowledged, caught.value.wanted) == (0, 1)
     assert await journal_witness.exists(log_of(layer), meta_of(layer), keys_of(layer)) == 0
+
+
+async def test_all_executions_and_alerts_are_durable_where_the_settings_say_so(
+    settings: Settings, journal_witness: redis_py.Redis
+) -> None:
+    channels = settings.channels.model_copy(update={"durable": True})
+    alert = rtx.Alert("halt", "critical", "now")
+    async with rtx.open(settings.model_copy(update={"channels": channels})) as layer:
+        with pytest.raises(NotReplicated, match="nothing was published"):
+            await layer.executions.publish(1, fill(1))
+        with pytest.raises(NotReplicated, match="nothing was published"):
+            await layer.alerts.publish("system", alert)
+        assert await journal_witness.exists(log_of(layer)) == 0
+        assert (await layer.executions.publish(1, fill(1), durable=False)).seq == 1
+        assert (await layer.alerts.publish("system", alert, durable=False)).seq == 1

@@ -10,6 +10,7 @@ import redis.asyncio as redis_py
 
 import rtx
 from rtx import codecs
+from rtx.pubsub import journal_watch
 from rtx.settings import Settings
 from rtx.topology.process import ServerProcess
 from tests.conftest import eventually
@@ -28,6 +29,8 @@ async def append_in_silence(
 async def test_a_lost_wake_up_with_nothing_after_it_is_noticed_within_a_second(
     layer: rtx.DataLayer, journal_witness: redis_py.Redis
 ) -> None:
+    # What an idle machine takes at most: the settings are the defaults.
+    assert layer.settings.channels.poll_interval + journal_watch._GRACE < 1.0
     async with layer.executions.subscribe(1) as fills, layer.executions.subscribe(1) as too:
         await fills.ready()
         await too.ready()

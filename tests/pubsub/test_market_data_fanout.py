@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import sys
+from collections.abc import Iterable
 
 import pytest
 import redis
@@ -70,7 +71,9 @@ async def test_each_of_many_gets_its_symbols_in_order_and_nothing_else(
         await subscription.close()
 
 
-def test_a_backlog_is_no_reason_to_skip_for_a_consumer_that_reads(settings: Settings) -> None:
+def test_a_backlog_is_no_reason_to_skip_for_a_consumer_that_reads(
+    settings: Settings, admin_server: str
+) -> None:
     """uvloop would read all of it before the consumer has its turn, were it not stopped."""
     count = 60_000  # six times what a queue holds
 
@@ -80,7 +83,7 @@ def test_a_backlog_is_no_reason_to_skip_for_a_consumer_that_reads(settings: Sett
             layer.market_data.subscribe("EURUSD", snapshot=False) as ticks,
         ):
             await ticks.ready()
-            _publish_while_the_loop_stands_still(layer, list(map(tick, range(count))))
+            _publish_while_the_loop_stands_still(layer, admin_server, map(tick, range(count)))
             number = 0
             async for item in ticks:
                 assert item == tick(number)
@@ -93,9 +96,11 @@ def test_a_backlog_is_no_reason_to_skip_for_a_consumer_that_reads(settings: Sett
         runner.run(follow())
 
 
-def _publish_while_the_loop_stands_still(layer: rtx.DataLayer, ticks: list[rtx.Tick]) -> None:
+def _publish_while_the_loop_stands_still(
+    layer: rtx.DataLayer, admin: str, ticks: Iterable[rtx.Tick]
+) -> None:
     channel = layer.keys.market_data("EURUSD")
-    with contextlib.closing(redis.Redis.from_url(layer.settings.url.get_secret_value())) as client:
+    with contextlib.closing(redis.Redis.from_url(admin)) as client:
         limits = client.config_get("client-output-buffer-limit")
         client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
         pipeline = client.pipeline(transaction=False)

@@ -9,6 +9,8 @@ import pytest
 import redis.asyncio as redis_py
 
 import rtx
+from rtx import codecs
+from rtx.keys import Keys
 from rtx.pubsub import Policy, Subscription
 from rtx.settings import Settings
 from tests.conftest import eventually
@@ -206,16 +208,17 @@ async def test_breaking_out_of_the_loop_releases_the_subscription(layer: rtx.Dat
     await eventually(lambda: layer.stats()["hub"]["channels"] == 0)
 
 
-async def test_the_star_is_every_symbol(layer: rtx.DataLayer, settings: Settings) -> None:
-    other_namespace = settings.model_copy(update={"namespace": settings.namespace + "x"})
+async def test_the_star_is_every_symbol(
+    layer: rtx.DataLayer, namespace: str, journal_witness: redis_py.Redis
+) -> None:
+    another = Keys(namespace + "x").market_data("EURUSD")
     async with (
-        rtx.open(other_namespace) as other,
         layer.market_data.subscribe("*") as everything,
         layer.market_data.subscribe("EURUSD", snapshot=False) as one,
     ):
         await everything.ready()
         await one.ready()
-        await other.market_data.publish(tick(0, "EURUSD"))
+        await journal_witness.publish(another, codecs.encode(tick(0, "EURUSD")))
         await layer.executions.publish(1, rtx.Execution(1, 2, "EURUSD", "BUY", 1.0, 1.0))
         sent = [tick(1, "EURUSD"), tick(2, "BTC/USD"), tick(3, "*"), tick(4, "EURUSD")]
         await layer.market_data.publish_many(sent)

@@ -14,9 +14,9 @@ Named = Callable[..., Settings]
 
 
 @pytest.fixture
-async def limit_witness(shared_server: str) -> AsyncIterator[redis_py.Redis]:
+async def limit_witness(admin_server: str) -> AsyncIterator[redis_py.Redis]:
     """redis-py on the limits database of the shared server."""
-    client = redis_py.Redis.from_url(shared_server, db=2)
+    client = redis_py.Redis.from_url(admin_server, db=2)
     yield client
     await client.aclose()
 

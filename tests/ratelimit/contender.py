@@ -26,16 +26,16 @@ async def main(url: str, namespace: str, contenders: str, seconds: float) -> Non
                 print("held", flush=True)
                 await asyncio.sleep(seconds)
             return
-        caller, key = layer.limits._caller, f"{namespace}:inside"
+        caller, key = layer.limits._caller, f"{namespace}:concurrency:inside"
 
         async def contend() -> int:
             rounds, most = 0, 0
             while rounds < 3:
                 async with layer.limits.concurrency["reports"].hold("ann", wait=60.0) as lease:
                     assert lease.held
-                    most = max(most, int(await caller.call("INCR", key)))  # type: ignore[arg-type]
+                    most = max(most, int(await caller.call("HINCRBY", key, "all", 1)))  # type: ignore[arg-type]
                     await asyncio.sleep(seconds)
-                    await caller.call("DECR", key)
+                    await caller.call("HINCRBY", key, "all", -1)
                     rounds += 1
             return most
 

@@ -304,7 +304,7 @@ async def test_never_more_than_the_places_under_contenders_of_four_processes(
     print(f"at most {most} of 5 places, for 200 contenders with 3 turns each")
     assert max(most) <= 5
     assert max(most) >= 2  # they did contend
-    assert int(await limit_witness.get(f"{settings.namespace}:inside")) == 0
+    assert int(await limit_witness.hget(f"{settings.namespace}:concurrency:inside", "all")) == 0
 
 
 # --- without the server ------------------------------------------------------------------------

@@ -40,11 +40,11 @@ def allowed(server: VirtualServer, key: str, message: bytes, moments: list[int])
 
 
 async def test_steady_traffic_is_held_to_about_one_percent(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
     limit, window = 2_000, 1_000_000
     message = rule(settings(limit, window), limit, 1)
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         for load in (0.5, 0.9, 1.5, 3.0):
             moments = arrivals(seeded, load * limit / window, 8 * window)
             passed = allowed(server, f"{namespace}:count:{load}", message, moments)
@@ -61,13 +61,13 @@ async def test_steady_traffic_is_held_to_about_one_percent(
 
 
 async def test_a_burst_at_the_edge_passes_a_counter_but_never_twice_the_limit(
-    shared_server: str, namespace: str
+    admin_server: str, namespace: str
 ) -> None:
     limit, window = 100, 1_000_000
     message = rule(settings(limit, window), limit, 1)
     moments = [EPOCH] + [EPOCH + window - 1_000 + n for n in range(99)]
     moments += [EPOCH + window + 900_000 + n for n in range(200)]
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         passed = allowed(server, f"{namespace}:edge", message, moments)
     most = worst_window(passed, window)
     print(f"worst window of a counter: {most} for a limit of {limit}")
@@ -75,10 +75,10 @@ async def test_a_burst_at_the_edge_passes_a_counter_but_never_twice_the_limit(
 
 
 async def test_a_denial_ends_at_the_told_microsecond(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
     denials = 0
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         for number in range(60):
             limit, window = (
                 seeded.choice([1, 3, 10, 100, 5_000]),
@@ -107,12 +107,12 @@ async def test_a_denial_ends_at_the_told_microsecond(
 
 
 async def test_what_it_counts_goes_within_a_window_after_the_last_hit(
-    shared_server: str, namespace: str
+    admin_server: str, namespace: str
 ) -> None:
     limit, window, key = 10, 1_000_000, f"{namespace}:gone"
     hit = rule(settings(limit, window), limit, 10)
     look = rule(settings(limit, window), limit, 1, take=False)
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         replies = server.send(
             [
                 server.decide(EPOCH, [key], [hit]),
@@ -128,11 +128,11 @@ async def test_what_it_counts_goes_within_a_window_after_the_last_hit(
 
 @pytest.mark.parametrize("per", [0.5, 2.0])
 async def test_another_window_begins_with_what_counts_now(
-    shared_server: str, namespace: str, per: float
+    admin_server: str, namespace: str, per: float
 ) -> None:
     key = f"{namespace}:other"
     first, second = settings(100, 1_000_000), settings(100, int(per * 1e6))
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         replies = server.send(
             [
                 server.decide(EPOCH, [key], [rule(first, 100, 40)]),

@@ -117,24 +117,24 @@ def race(url: str, namespace: str, chance: random.Random, events: int) -> None:
 
 @pytest.mark.timeout(120)
 async def test_random_hits_are_answered_as_an_oracle_does(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
-    race(shared_server, namespace, seeded, 200_000)
+    race(admin_server, namespace, seeded, 200_000)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_a_million_random_hits_are_answered_as_an_oracle_does(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
-    race(shared_server, namespace, seeded, 1_000_000)
+    race(admin_server, namespace, seeded, 1_000_000)
 
 
 async def test_a_denial_ends_at_the_told_microsecond(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
     tried = 0
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         for number in range(60):
             key, limit = f"{namespace}:told:{number}", seeded.choice([1, 3, 10, 100, 400])
             window, now = seeded.randrange(50_000, 60_000_000), EPOCH
@@ -158,12 +158,12 @@ async def test_a_denial_ends_at_the_told_microsecond(
 
 
 async def test_a_thousand_calls_within_a_millisecond_get_exactly_the_limit(
-    shared_server: str, namespace: str, seeded: random.Random
+    admin_server: str, namespace: str, seeded: random.Random
 ) -> None:
     settings = LimitSettings(limit=10, per=1.0)
     message, key = rule(settings, 10, 1), f"{namespace}:burst"
     moments = sorted(EPOCH + seeded.randrange(1_000) for _ in range(1_000))
-    with virtual(shared_server) as server:
+    with virtual(admin_server) as server:
         replies = server.send([server.decide(now, [key], [message]) for now in moments])
     answers = [told(reply, 1_000_000)[0] for reply in replies]
     assert [wait for wait, *_ in answers[:10]] == [0.0] * 10
@@ -171,10 +171,10 @@ async def test_a_thousand_calls_within_a_millisecond_get_exactly_the_limit(
 
 
 async def test_a_window_that_grows_keeps_the_hits_it_knows(
-    shared_server: str, namespace: str
+    admin_server: str, namespace: str
 ) -> None:
     key = f"{namespace}:growing"
-    with virtual(shared_server) as server, redis.Redis.from_url(shared_server, db=2) as witness:
+    with virtual(admin_server) as server, redis.Redis.from_url(admin_server, db=2) as witness:
         for number, per in enumerate((1.0, 60.0, 3_600.0, 7_200.0, 86_400.0)):
             settings = LimitSettings(limit=200, per=per)
             message = rule(settings, 200, 30)

@@ -94,6 +94,19 @@ async def test_a_local_limit_holds_this_processs_share_and_then_closes(
     assert (decision.allowed, decision.degraded, decision.retry_after) == (False, True, 1.0)
 
 
+async def test_a_local_limit_closes_in_time_though_hits_are_rare(
+    layer: rtx.DataLayer, own_server: ServerProcess
+) -> None:
+    await down(own_server)
+    assert await layer.limits.quotes.hit(1)
+    [outage] = layer.limits._outages.found.values()
+    outage.since -= 60.0  # a minute without a hit
+    outage.last -= 60.0
+    await eventually(lambda: time.monotonic() - outage.last < 30.0)
+    decision = await layer.limits.quotes.hit(2)
+    assert (decision.allowed, decision.degraded) == (False, True)
+
+
 async def test_a_local_window_moves_on(own_server: ServerProcess) -> None:
     quotes = LimitSettings(limit=2, per=0.2, when_down="local")
     settings = with_limits(Settings.load(url=own_server.url), quotes=quotes)

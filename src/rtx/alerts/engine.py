@@ -96,6 +96,10 @@ class AlertEngine:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all tasks; what is owed is given up, and other engines have it too."""
         followed = (followed.task for followed in self._books.values())
         tasks = [*self._tasks, *followed, *self._ending]
         for task in tasks:
@@ -105,6 +109,7 @@ class AlertEngine:
             self._stats.rules -= len(slots)
             for slot in slots.values():
                 self._owed.forget(slot)
+        self._slots.clear()
 
     async def ready(self) -> None:
         """Return when the rules have been read and their symbols' ticks arrive."""

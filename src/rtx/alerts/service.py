@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -68,6 +69,10 @@ class AlertRules:
                 yield engine
             finally:
                 self._engines.discard(engine)
+
+    async def close(self) -> None:
+        """End the engines that nobody has left."""
+        await asyncio.gather(*(engine.close() for engine in [*self._engines]))
 
     def _hurry(self) -> None:
         for engine in self._engines:

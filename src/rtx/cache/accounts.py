@@ -109,7 +109,6 @@ class PositionCache(Cache[int, tuple[Position, ...]], Generic[U]):
             breaker=breaker,
             near=near,
             reader=reader,
-            filled=True,
             remember=remembering_small,
         )
         self._updates = updates
@@ -160,7 +159,6 @@ class AccountCache(Cache[int, Account], Generic[U]):
             breaker=breaker,
             near=near,
             reader=reader,
-            filled=True,
             remember=remembering,
         )
         self._updates = updates

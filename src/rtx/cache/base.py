@@ -46,11 +46,11 @@ _DROP_WITHIN = 0.5
 class Cache(Generic[K, V]):
     """Typed values by id, each with a time to live (`ttl`, seconds), before an optional loader.
 
-    `filled` says that some process fills these keys from a database; by default whoever has a
-    loader. `reader` may answer plain reads in place of `pool`. `early` has values loaded anew in
-    the background shortly before they expire, `keeps` those seen last for when all else is away.
-    `remember` is `remembering` or `remembering_small` where values are immutable: the same bytes
-    are then decoded once.
+    `filled` is False for keys that are put only: writes then end no fills, and one by `get_or_load`
+    stores nothing over what is there by then. `reader` may answer plain reads in place of `pool`.
+    `early` has values loaded anew in the background shortly before they expire, `keeps` those seen
+    last for when all else is away. `remember` is `remembering` or `remembering_small` where values
+    are immutable: the same bytes are then decoded once.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Cache(Generic[K, V]):
         breaker: Breaker | None = None,
         near: NearCache | None = None,
         reader: Caller | None = None,
-        filled: bool | None = None,
+        filled: bool = True,
         early: bool = False,
         keeps: bool = False,
         remember: Remember[V] | None = None,
@@ -83,10 +83,10 @@ class Cache(Generic[K, V]):
         self._decode = decode
         self._near = near
         self._kept: Kept[K, V] | None = Kept() if keeps else None
-        self._filled = load is not None if filled is None else filled
+        self._filled = filled
         self._own_breaker = None if breaker is not None else Breaker(pool, settings.read_timeout)
         self._breaker = breaker or cast(Breaker, self._own_breaker)
-        self._remote = Remote(pool, ttl, settings.lease, settings.absent_ttl, spread=self._filled)
+        self._remote = Remote(pool, ttl, settings.lease, settings.absent_ttl, companions=filled)
         self._filler: Filler[K, V] = Filler(
             self._remote,
             self._breaker,

@@ -49,7 +49,6 @@ class SymbolCache(Cache[str, SymbolSpec]):
             breaker=breaker,
             near=near,
             reader=reader,
-            filled=True,
             remember=remembering,
             early=True,
             keeps=settings is not None and "symbols" in settings.stale_if_error,
@@ -83,8 +82,9 @@ class SymbolCache(Cache[str, SymbolSpec]):
 class PriceCache(Cache[str, Price]):
     """Latest prices, `price:{symbol}`, one second; a price that is not there is not fresh.
 
-    A price never takes the place of one of a later tick, whoever stores it. There is no loader: an
-    old price is no price, so `get` raises `Unavailable` while Redis is away.
+    A price never takes the place of one of a later tick, whoever stores it; one that `get_or_load`
+    has loaded takes the place of none. There is no loader: an old price is no price, so `get`
+    raises `Unavailable` while Redis is away.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class PriceCache(Cache[str, Price]):
             breaker=breaker,
             near=near,
             reader=reader,
+            filled=False,
             remember=remembering,
         )
         self._script = Script.load("rtx", "price")

@@ -31,7 +31,7 @@ ACQUIRE, FILL, ABSENT, RENEW, RELEASE, LOOK, PUT, REMEMBER, SWAP = (
 )
 
 _VERSION_MS = 600_000  # longer than any load or write that still has an older row in its hands
-_SPREAD = 0.1
+_SPREAD = 0.1 / 2**32
 
 
 class State(IntEnum):
@@ -62,25 +62,26 @@ class Debt:
 class Remote:
     """Scripts on the server for one kind of value; `ttl` and `lease` in seconds.
 
-    Times to live are up to a tenth shorter where `spread` is set, by the key's own share, so that
-    what was stored together does not expire together. Each method is one round trip, raises
-    `Unavailable` kinds, and returns single errors of the server in the place of replies.
+    With `companions` whoever writes ends leases. Times to live are then up to a tenth shorter, by
+    the key's own share, so that what was stored together does not expire together. Each method is
+    one round trip, raises `Unavailable` kinds, and returns single errors of the server in the place
+    of replies.
     """
 
     def __init__(
-        self, pool: Caller, ttl: float, lease: float, absent_ttl: float, *, spread: bool
+        self, pool: Caller, ttl: float, lease: float, absent_ttl: float, *, companions: bool
     ) -> None:
         self._pool = pool
         self._ttl_ms = max(1, round(ttl * 1000))
         self._lease_ms = max(1, round(lease * 1000))
         self._absent_ms = max(1, round(absent_ttl * 1000))
-        self._spread = _SPREAD / 2**32 if spread else 0.0
+        self._companions = companions
 
     def ttl_ms(self, key: str) -> int:
         """Milliseconds that a value lives when it is stored under this key."""
-        if not self._spread:
+        if not self._companions:
             return self._ttl_ms
-        return max(1, round(self._ttl_ms * (1 - crc32(key.encode()) * self._spread)))
+        return max(1, round(self._ttl_ms * (1 - crc32(key.encode()) * _SPREAD)))
 
     # --- filling ---------------------------------------------------------------------------
 
@@ -110,11 +111,16 @@ class Remote:
         return [reply if isinstance(reply, ServerError) else _claim(reply) for reply in replies]
 
     async def fill(
-        self, values: Iterable[tuple[str, bytes | None, int]], token: str, timeout: float
+        self,
+        values: Iterable[tuple[str, bytes | None, int]],
+        token: str,
+        timeout: float,
+        unreadable: Mapping[str, bytes],
     ) -> list[Reply]:
         """Store (key, value, version), None for what does not exist.
 
-        1 stored, 0 the lease has been lost, -1 a newer version is known.
+        1 stored, 0 the lease has been lost or somebody else's value is there, -1 a newer version is
+        known.
         """
         calls: list[Call] = []
         for key, raw, version in values:
@@ -123,7 +129,8 @@ class Remote:
                 calls.append((ABSENT, names[:2], (token, self._absent_ms)))
             else:
                 stored = (token, version, raw, self.ttl_ms(key), _VERSION_MS)
-                calls.append((FILL, names, stored))
+                over = () if self._companions else ("vacant", unreadable.get(key, b""))
+                calls.append((FILL, names, (*stored, *over)))
         return await run_all(self._pool, calls, timeout)
 
     async def renew(self, keys: Iterable[str], token: str, timeout: float) -> None:
@@ -138,7 +145,7 @@ class Remote:
 
     async def look(self, key: str, timeout: float | None) -> tuple[Reply, Reply, Reply]:
         """A value, its time left in milliseconds, and its version; raises `ServerError` too."""
-        if self._spread:
+        if self._companions:
             [reply] = await run_all(self._pool, [(LOOK, (key, Keys.version(key)), ())], timeout)
         else:
             reply = [*await self._pool.batch([("GET", key), ("PTTL", key)], timeout), None]

@@ -84,6 +84,7 @@ class SessionCache(Cache[str, Session]):
             codecs.encode,
             codecs.decode_session,
             breaker=breaker,
+            filled=False,
         )
         self.stats = SessionStats()
         settings = settings or SessionSettings()

@@ -235,7 +235,8 @@ class Trip(Generic[K, V]):
             for id, found in loaded.items()
         ]
         try:
-            return await filler.remote.fill(values, self._token, max(LEAST, self._left))
+            patience = max(LEAST, self._left)
+            return await filler.remote.fill(values, self._token, patience, self._unreadable)
         except Unavailable as error:
             filler.breaker.failed(values[0][0], error)
             return [None] * len(values)

@@ -19,6 +19,7 @@ from rtx.errors import RtxError
 from rtx.models import now_ms
 from rtx.setting_groups import LimitSettings
 from rtx.settings import Settings
+from rtx.topology import Role
 
 AT_ONCE = 100
 """Calls that are under way together when throughput is measured."""
@@ -30,11 +31,14 @@ USES = (
     "account put",
     "publish",
     "subscribe",
+    "execution publish",
     "limit hit",
 )
 
 _SYMBOLS = tuple(f"BENCH{number}" for number in range(10))
 _SUBJECTS = range(100)
+_TRADERS = range(10)
+_LOG_SIZE = 100  # executions kept of each: their server keeps everybody else's too
 _BURST = 1_000  # ticks sent ahead of a subscriber, well below its queue
 _LIMIT = LimitSettings(limit=100, per=1.0)
 _LIMITED = range(2_000)  # ids enough for 200,000 hits a second: denials are known without a call
@@ -79,18 +83,23 @@ async def measure(settings: Settings, seconds: float, starting: Callable[[str], 
     """
     # Nothing may expire while it is measured: what is gone is quicker to get.
     lasting = settings.ttl.model_copy(update={"price": seconds + 10, "account": seconds + 10})
-    alone = settings.model_copy(update={"database_url": None, "ttl": lasting})
+    short = settings.channels.model_copy(
+        update={"log_size": _LOG_SIZE, "log_ttl": seconds + 60, "durable": False}
+    )
+    alone = settings.model_copy(update={"database_url": None, "ttl": lasting, "channels": short})
     alone = apart(alone, "bench", _LIMIT)
     async with rtx.open(alone) as layer, _cleaned(layer):
         prices = [rtx.Price(symbol, bid=1.0955, ask=1.0956) for symbol in _SYMBOLS]
         ticks = [rtx.Tick(symbol, bid=1.0955, ask=1.0956, lp="BENCH") for symbol in _SYMBOLS]
         accounts = [_account(id) for id in _SUBJECTS]
+        fill = rtx.Execution(1, 1, "BENCH0", "BUY", 1.0, 1.0955)
         calls: dict[str, _Call] = {
             "price get": lambda n: layer.prices.get(_SYMBOLS[n % 10]),
             "price put": lambda n: layer.prices.put(prices[n % 10]),
             "account get": lambda n: layer.accounts.get(_SUBJECTS[n % len(_SUBJECTS)]),
             "account put": lambda n: layer.accounts.put(accounts[n % len(accounts)]),
             "publish": lambda n: layer.market_data.publish(ticks[n % 10]),
+            "execution publish": lambda n: layer.executions.publish(_TRADERS[n % 10], fill),
             "limit hit": lambda n: layer.limits["bench"].hit(n % len(_LIMITED)),
         }
         results: list[Measurement] = []
@@ -144,6 +153,10 @@ async def _cleaned(layer: rtx.DataLayer) -> AsyncIterator[None]:
         with suppress(RtxError):  # all of it expires soon by itself
             await layer.prices.invalidate(*_SYMBOLS)
             await layer.accounts.invalidate(*_SUBJECTS)
+            for id in _TRADERS:
+                log = layer.keys.executions(id)
+                names = (layer.keys.companion(log, what) for what in ("log", "meta"))
+                await layer.pool(Role.PUBSUB).execute("DEL", *names)
             await asyncio.gather(*(layer.limits["bench"].reset(id) for id in _LIMITED))
 
 

@@ -83,17 +83,22 @@ class Screen:
     def render(self, height: int) -> RenderableType:
         """All of it in at most `height` lines."""
         nodes = [server for server in self._servers if server.group != SENTINEL]
-        below = [*self._traffic(), *self._limit_lines(), Text("")]
+        sentinels = self._sentinels()
+        below = [*sentinels, *self._traffic(), *self._limit_lines(), Text("")]
         room = height - len(below) - 4  # the line on top, both heads, the line at the bottom
-        shown = nodes[: max(room - _LEAST_PRICES, 1)]
-        left = [Text(f"… and {len(nodes) - len(shown)} more servers", style="dim")]
+        shown = nodes
+        if len(nodes) > room - _LEAST_PRICES:
+            shown = nodes[: max(room - _LEAST_PRICES - 1, 1)]
         parts: list[RenderableType] = [self._head()]
         if nodes:
-            parts += [self._table(shown), *(left if len(shown) < len(nodes) else ())]
-        parts += [*self._sentinels(), *below]
-        used = len(shown) + (len(shown) < len(nodes)) + len(self._sentinels())
-        fit = room - used
-        parts += [self._board.table(fit), self._foot(len(self._board) - max(fit, 0))]
+            parts.append(self._table(shown))
+        fit = room - len(shown)
+        if len(shown) < len(nodes):
+            fit -= 1
+            parts.append(
+                Text(f"… and {count(len(nodes) - len(shown), 'more server')}", style="dim")
+            )
+        parts += [*below, self._board.table(fit), self._foot(len(self._board) - max(fit, 0))]
         return Group(*parts)
 
     def _head(self) -> Text:

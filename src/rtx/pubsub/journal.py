@@ -19,6 +19,7 @@ from rtx.pubsub.hub import Hub
 from rtx.pubsub.journal_inbox import JournalInbox, JournalStats, Page
 from rtx.pubsub.journal_watch import JournalWatch
 from rtx.pubsub.journal_writer import JournalWriter
+from rtx.pubsub.listener import Handler, Listener, Listeners
 from rtx.pubsub.offset import Offset
 from rtx.setting_groups import ChannelSettings
 from rtx.timing import Lag
@@ -95,11 +96,13 @@ class Journal(Generic[M]):
         self._tasks: set[asyncio.Task[None]] = set()
         self.stats = JournalStats()
         self.lag = Lag("timestamp")
+        self._listeners: Listeners[M] = Listeners(self.stats)
         self._writer = JournalWriter(pool, homes, settings, self.stats, read_timeout)
         self._watch: JournalWatch[M] = JournalWatch(pool, settings.poll_interval)
 
     async def close(self) -> None:
-        """End the tasks that catch up with logs, and what publishes."""
+        """End listeners, the tasks that catch up with logs, and what publishes."""
+        await self._listeners.close()
         await self._watch.close()
         await self._writer.close()
         for task in self._tasks:
@@ -160,6 +163,29 @@ class Journal(Generic[M]):
         self._hub.add(inbox, [channel], self._decode, lag=self.lag)
         self._watch.add(inbox)
         return JournalSubscription(inbox)
+
+    def listen(
+        self,
+        handler: Handler[M],
+        account_id: int | str,
+        after: Offset | str | None = None,
+        *,
+        end_on_error: bool = False,
+    ) -> Listener[M]:
+        """Call `handler` with each message and `Gap` of a subscription, in a task of this layer.
+
+        `handler` is a function or a coroutine function, called for one message at a time; while it
+        is slow the log keeps the rest. What it raises is counted and logged, and the next message
+        follows: it is not given that one again, see `work` for that. With `end_on_error` it ends
+        the listener. Raises as `subscribe`.
+        """
+        subscription = self.subscribe(account_id, after)
+        return self._listeners.start(subscription, handler, end_on_error=end_on_error)
+
+    @property
+    def listeners(self) -> tuple[Listener[M], ...]:
+        """Those that have not ended, each with its stats."""
+        return self._listeners.running
 
     def _release(self, inbox: Inbox[M]) -> None:
         self._hub.remove(inbox)

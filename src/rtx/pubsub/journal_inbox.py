@@ -32,7 +32,7 @@ class Page(Generic[M]):
 
 @dataclass(slots=True)
 class JournalStats:
-    """Counters since the layer was opened."""
+    """Counters since the layer was opened, and `listeners` as of now."""
 
     published: int = 0
     repeated: int = 0
@@ -49,6 +49,9 @@ class JournalStats:
     taken_over: int = 0
     dead_letters: int = 0
     missed_by_groups: int = 0
+    listeners: int = 0
+    handled: int = 0
+    handler_errors: int = 0
 
 
 class JournalInbox(Inbox[M]):

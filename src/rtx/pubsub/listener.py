@@ -37,8 +37,9 @@ class HandlerStats:
 
 
 class Totals(Protocol):
-    """Counters of all handlers together."""
+    """Counters of all handlers together, and `listeners` as of now."""
 
+    listeners: int
     handled: int
     handler_errors: int
 
@@ -173,6 +174,42 @@ class Listener(Generic[M]):
                 exc_info=error,
             )
             self._logged_at, self._unlogged = now, 0
+
+
+class Listeners(Generic[M]):
+    """The listeners of one kind of channel, which end with it."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+        self._running: set[Listener[M]] = set()
+
+    @property
+    def running(self) -> tuple[Listener[M], ...]:
+        """Those that have not ended."""
+        return tuple(self._running)
+
+    def start(
+        self, subscription: Subscription[M], handler: Handler[M], *, end_on_error: bool
+    ) -> Listener[M]:
+        """Hand the messages of a subscription to a handler."""
+        listener = Listener(
+            subscription,
+            handler,
+            end_on_error=end_on_error,
+            totals=self._totals,
+            on_end=self._ended,
+        )
+        self._running.add(listener)
+        self._totals.listeners += 1
+        return listener
+
+    async def close(self) -> None:
+        """End all of them."""
+        await asyncio.gather(*(listener.close() for listener in self.running))
+
+    def _ended(self, listener: Listener[M]) -> None:
+        self._running.discard(listener)
+        self._totals.listeners -= 1
 
 
 def _is_being_cancelled() -> bool:

@@ -14,7 +14,7 @@ from rtx.pubsub.backlog import DropPolicy
 from rtx.pubsub.base import Policy, Subscription
 from rtx.pubsub.guard import TickGuard
 from rtx.pubsub.hub import Hub
-from rtx.pubsub.listener import Handler, Listener
+from rtx.pubsub.listener import Handler, Listener, Listeners
 from rtx.pubsub.market_inbox import MarketDataStats, MarketInbox
 from rtx.pubsub.tick_publisher import PublisherStats, TickPublisher
 from rtx.pubsub.tick_writer import TickWriter
@@ -77,14 +77,14 @@ class MarketData:
             sharded=hub.sharded,
         )
         self._syncs: set[asyncio.Task[None]] = set()
-        self._listeners: set[Listener[Tick]] = set()
+        self._listeners: Listeners[Tick] = Listeners(self.stats)
 
     async def close(self) -> None:
         """Close publishers, end the tasks that read snapshots, and let writes under way end."""
         closing = [publisher.close() for publisher in [*self._publishers]]
         await asyncio.gather(*closing, return_exceptions=True)
         await self._writer.close()
-        await asyncio.gather(*(listener.close() for listener in [*self._listeners]))
+        await self._listeners.close()
         for task in self._syncs:
             task.cancel()
         await asyncio.gather(*self._syncs, return_exceptions=True)
@@ -218,25 +218,12 @@ class MarketData:
         subscription = self.subscribe(
             *symbols, policy=policy, snapshot=snapshot, queue_size=queue_size
         )
-        listener = Listener(
-            subscription,
-            handler,
-            end_on_error=end_on_error,
-            totals=self.stats,
-            on_end=self._listened,
-        )
-        self._listeners.add(listener)
-        self.stats.listeners += 1
-        return listener
+        return self._listeners.start(subscription, handler, end_on_error=end_on_error)
 
     @property
     def listeners(self) -> tuple[Listener[Tick], ...]:
         """Those that have not ended, each with its stats."""
-        return tuple(self._listeners)
-
-    def _listened(self, listener: Listener[Tick]) -> None:
-        self._listeners.discard(listener)
-        self.stats.listeners -= 1
+        return self._listeners.running
 
     def _start_sync(self, inbox: MarketInbox) -> None:
         task = asyncio.create_task(self._sync(inbox, inbox.generation), name="rtx-snapshot")

@@ -25,7 +25,8 @@ def decide_script() -> Script:
         return (folder / f"{line[1]}.lua").read_text("utf-8")
 
     text = (folder / "decide.lua").read_text("utf-8")
-    return Script(re.sub(r"^ *-- include (\w+)$", included, text, flags=re.MULTILINE))
+    whole = re.sub(r"^ *-- include (\w+)$", included, text, flags=re.MULTILINE)
+    return Script(whole, "ratelimit.decide")
 
 
 class Decider:

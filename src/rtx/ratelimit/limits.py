@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
-from rtx.errors import RtxError, SettingsError
+from rtx.errors import RtxError, SettingsError, Unavailable
 from rtx.keys import Keys
 from rtx.ratelimit.base import Decision, Id
 from rtx.ratelimit.concurrency import Concurrency
@@ -217,6 +217,8 @@ class Limits(Mapping[str, NamedLimit]):
         try:
             await self._refresh()
         except RtxError as error:  # the definitions in force stay in force
+            if isinstance(error, Unavailable):
+                self._outages.lasts(self._keys.limit_config())
             _log.debug("the definitions of limits cannot be read: %s", error)
 
     async def _refresh(self) -> None:

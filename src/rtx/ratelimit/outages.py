@@ -73,6 +73,12 @@ class Outages:
             found.closed_until = now + _TRY_EVERY
         return found
 
+    def lasts(self, key: str) -> None:
+        """A call that was no hit had no answer either: an outage without hits is not forgotten."""
+        found = self.found.get(self._place_of(key))
+        if found is not None:
+            found.last = monotonic()
+
     def answered(self, key: str) -> None:
         """The server decided a hit."""
         found = self.found.pop(self._place_of(key), None)

@@ -74,6 +74,8 @@ class Roles:
                 self._stack.push_async_callback(reader.close)
                 reader.start()
                 self._readers[Role.CACHE] = reader
+            if self._settings.telemetry.spans != "off" or self._settings.telemetry.metrics:
+                self._observe()
         except BaseException:
             await self.close()
             raise
@@ -87,6 +89,18 @@ class Roles:
         if isinstance(topology, ClusterTopology):
             return ClusterCaller(topology, self._settings.pool)
         return Pool(self._dial(role), self._settings.pool)
+
+    def _observe(self) -> None:
+        """Put telemetry around every caller, and import it only now."""
+        from rtx.telemetry import ObservedCaller, Telemetry, server_attributes
+
+        telemetry = Telemetry(self._settings.telemetry)
+        for role, topology in self._of.items():
+            own = topology.process.local if isinstance(topology, EmbeddedTopology) else None
+            server = server_attributes(self._settings.location(role.value), DATABASES[role], own)
+            for callers in (self._callers, self._readers):
+                if role in callers:
+                    callers[role] = ObservedCaller(callers[role], telemetry, role.value, server)
 
     def pool(self, role: Role) -> Caller:
         """What a role's commands are sent with: its pool, or its cluster's pools."""

@@ -11,24 +11,31 @@ from rtx.wire.caller import Caller
 from rtx.wire.options import Argument
 from rtx.wire.replies import Reply
 
+NAMES: dict[str, str] = {}
+"""Names of scripts, such as `cache.fill`, by their digest and by their text."""
+
 
 class Script:
     """A script and its SHA-1 digest.
 
     `run` sends EVALSHA; a server that does not know the script (restarted, flushed, failed over)
-    has not run it, so the whole text is then sent without a risk of doing it twice.
+    has not run it, so the whole text is then sent without a risk of doing it twice. `name` is what
+    it is called in traces.
     """
 
     __slots__ = ("sha", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, name: str | None = None) -> None:
         self.text = text
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        if name is not None:
+            NAMES[self.sha] = NAMES[text] = name
 
     @classmethod
     def load(cls, package: str, name: str) -> Script:
         """The script `lua/{name}.lua` of a package."""
-        return cls((resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8"))
+        text = (resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8")
+        return cls(text, f"{package}.{name}".removeprefix("rtx."))
 
     async def run(
         self,
