@@ -9,7 +9,8 @@ from rtx import errors
 from rtx.alerts import AlertRule
 from rtx.database.base import AccountUpdate, Database
 from rtx.errors import BadTick, DatabaseUnavailable, RtxError, ServerError, Unavailable
-from rtx.layer import DataLayer, Health, open
+from rtx.layer import DataLayer, open
+from rtx.layer_health import Health
 from rtx.models import (
     Account,
     Alert,

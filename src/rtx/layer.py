@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from rtx import codecs
@@ -26,8 +24,9 @@ from rtx.cache import (
 from rtx.cache.fields import fields_of
 from rtx.cache.near import NearCache
 from rtx.database import Database, Outbox, Owed, Relay
-from rtx.errors import RtxError, Unavailable, UnknownName
+from rtx.errors import Unavailable, UnknownName
 from rtx.keys import Keys
+from rtx.layer_health import Health, ask_health
 from rtx.marking import Marked, PriceBoard
 from rtx.models import Alert, Execution, Price, SymbolSpec
 from rtx.pubsub import Hub, Journal, MarketData, Probing
@@ -42,32 +41,6 @@ from rtx.wire import Caller
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-_HEALTH_TIMEOUT = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class PartHealth:
-    """Whether a part answers; `latency_ms` in milliseconds, `error` empty when it is up."""
-
-    up: bool
-    error: str = ""
-    latency_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """State of the layer.
-
-    `ready`: all of it works. `degraded`: Redis is away in part or whole, so that reads come from
-    the database while the rest waits.
-    """
-
-    ready: bool
-    degraded: bool
-    roles: dict[str, PartHealth]
-    database: PartHealth | None
-    subscriber: PartHealth
 
 
 class _Way(TypedDict):
@@ -262,47 +235,7 @@ class DataLayer:
 
     async def health(self) -> Health:
         """Ask every part whether it answers, all at once; takes at most 1 s, never raises."""
-        names = [role.value for role in Role]
-        *roles, database = await asyncio.gather(
-            *(self._ask_role(role) for role in Role), self._ask_database()
-        )
-        parts = dict(zip(names, [part for part in roles if part is not None], strict=True))
-        subscriber = PartHealth(up=True)
-        if self.hub.down is not None and not self.hub.idle:
-            since, cause = self.hub.down
-            subscriber = PartHealth(False, f"{cause} (for {time.monotonic() - since:.1f} s)")
-        redis_up = all(part.up for part in parts.values()) and subscriber.up
-        return Health(
-            ready=redis_up and (database is None or database.up),
-            degraded=not redis_up,
-            roles=parts,
-            database=database,
-            subscriber=subscriber,
-        )
-
-    async def _ask_role(self, role: Role) -> PartHealth:
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT):
-                await self._roles.pool(role).call("PING", timeout=_HEALTH_TIMEOUT)
-                if role is Role.CACHE:
-                    await self.breaker.attempt()
-                if role is Role.LIMITS:
-                    self.limits.hurry()
-        except (RtxError, TimeoutError) as error:
-            return PartHealth(False, str(error) or "no answer within 1 s")
-        return PartHealth(True, latency_ms=(time.perf_counter() - started) * 1000)
-
-    async def _ask_database(self) -> PartHealth | None:
-        if self.database is None:
-            return None
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT):
-                await self.database.ping()
-        except (RtxError, TimeoutError) as error:
-            return PartHealth(False, str(error) or "no answer within 1 s")
-        return PartHealth(True, latency_ms=(time.perf_counter() - started) * 1000)
+        return await ask_health(self._roles, self.hub, self.breaker, self.limits, self.database)
 
     def pool(self, role: Role) -> Caller:
         """What a role's commands are sent with: for caches and scripts of your own."""

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from rtx.errors import RtxError
 from rtx.gateway import messages
-from rtx.layer import DataLayer, Health
+from rtx.layer import DataLayer
+from rtx.layer_health import Health
 from rtx.models import now_ms
 
 _log = logging.getLogger("rtx.gateway")

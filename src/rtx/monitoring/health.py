@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from rtx.layer import Health as LayerHealth
-from rtx.layer import PartHealth
+from rtx.layer_health import Health as LayerHealth
+from rtx.layer_health import PartHealth
 
 
 class RoleState(Struct, frozen=True):
