@@ -6,7 +6,8 @@
 #   users.acl       the users, switched on, with the hashes of their passwords
 #   exporter.json   the exporter's passwords
 #   replication.conf, sentinel.conf
-#                   what servers that fail over, and their sentinels, log in to each other with
+#                   what servers that fail over, and their sentinels, log in to each other with;
+#                   sentinels know the user `exporter` besides, who may look and nothing else
 #
 # A password that is there stays: delete its file and run this again to change it. Containers read
 # these files as users of their own, so the files are readable and the directory is closed.
@@ -39,11 +40,15 @@ mv "$out/users.acl.new" "$out/users.acl"
 exporter=$(password exporter)
 {
   echo '{'
-  for host in cache cache-1 cache-2 cache-3 state-1 state-2 state-3 node-1 node-2 node-3 node-4 \
-    node-5 node-6; do
-    echo "  \"redis://exporter@$host:6379\": \"$exporter\","
+  # Newer exporters look for the name of the user as well, Debian's 1.45 for the address alone.
+  for place in cache:6379 cache-1:6379 cache-2:6379 cache-3:6379 state-1:6379 state-2:6379 \
+    state-3:6379 node-1:6379 node-2:6379 node-3:6379 node-4:6379 node-5:6379 node-6:6379 \
+    sentinel-1:26379 sentinel-2:26379 sentinel-3:26379; do
+    echo "  \"redis://exporter@$place\": \"$exporter\","
+    echo "  \"redis://$place\": \"$exporter\","
   done
-  echo "  \"redis://exporter@state:6379\": \"$exporter\""
+  echo "  \"redis://exporter@state:6379\": \"$exporter\","
+  echo "  \"redis://state:6379\": \"$exporter\""
   echo '}'
 } >"$out/exporter.json"
 
@@ -56,6 +61,10 @@ sentinels=$(password sentinels)
 {
   echo "requirepass $sentinels"
   echo "sentinel sentinel-pass $sentinels"
+  echo "user exporter on resetchannels -@all +ping +hello +auth +client|setname +info" \
+    "+sentinel|master +sentinel|masters +sentinel|replicas +sentinel|slaves" \
+    "+sentinel|sentinels +sentinel|ckquorum" \
+    "#$(printf %s "$exporter" | sha256sum | cut -d' ' -f1)"
   for group in trading-redis trading-state; do
     echo "sentinel auth-user $group sentinel"
     echo "sentinel auth-pass $group $(password sentinel)"

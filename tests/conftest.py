@@ -31,7 +31,7 @@ from rtx.topology.process import ServerProcess, find_server, free_port
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 UNDER_USERS = bool(os.environ.get("RTXTEST_USERS"))
-"""Whether the shared server runs with deploy/users.acl: the layer is `engine`, witnesses `admin`."""
+"""Whether the shared server has the shipped users: the layer is `engine`, witnesses `admin`."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,7 +21,17 @@ from rtx.models import (
     SymbolSpec,
     Tick,
 )
-from rtx.pubsub import Gap, History, Listener, Offset, Published, Subscription
+from rtx.pubsub import (
+    Gap,
+    History,
+    Listener,
+    Offset,
+    Published,
+    Subscription,
+    TickPublisher,
+    Work,
+    Workers,
+)
 from rtx.ratelimit import Decision, Lease, RateLimited, limited
 from rtx.settings import Settings
 
@@ -55,7 +65,10 @@ __all__ = [
     "Subscription",
     "SymbolSpec",
     "Tick",
+    "TickPublisher",
     "Unavailable",
+    "Work",
+    "Workers",
     "errors",
     "limited",
     "open",

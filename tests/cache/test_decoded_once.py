@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
 import redis.asyncio as redis_py
+from msgspec import inspect
 
 import rtx
 from rtx import codecs
 from rtx.cache.decoding import remembering, remembering_small
-from rtx.models import Account, Price
+from rtx.models import Account, Position, Price, SymbolSpec
 from rtx.settings import Settings
 
 ACCOUNT = Account(1, "A-1", Decimal("10.10"), Decimal(10), Decimal(0), Decimal(10), Decimal(0), 0)
@@ -68,6 +70,27 @@ async def test_decoding_anew_can_be_asked_for(settings: Settings, count: int) ->
         one, other = await layer.prices.get("EURUSD"), await layer.prices.get("EURUSD")
         assert one == other == price
         assert (one is other) == bool(count)
+
+
+@pytest.mark.parametrize("kind", [Account, Price, SymbolSpec, tuple[Position, ...]])
+def test_what_all_readers_share_cannot_be_changed_by_one(kind: Any) -> None:
+    plain = inspect.IntType, inspect.FloatType, inspect.StrType, inspect.DecimalType
+    seen = 0
+
+    def check(what: inspect.Type) -> None:
+        nonlocal seen
+        seen += 1
+        if isinstance(what, inspect.VarTupleType):
+            check(what.item_type)
+        elif isinstance(what, inspect.StructType):
+            assert what.cls.__struct_config__.frozen
+            for field in what.fields:
+                check(field.type)
+        else:
+            assert isinstance(what, (*plain, inspect.LiteralType)), what
+
+    check(inspect.type_info(kind))
+    assert seen > 4
 
 
 def test_no_more_is_kept_than_the_count_and_the_latest_stay() -> None:

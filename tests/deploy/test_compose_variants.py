@@ -165,7 +165,11 @@ def test_prometheus_asks_every_server_and_gateway(
     asked = [host for item in jobs["redis"]["static_configs"] for host in item["targets"]]
     parts = services(compose).items()
     servers = [name for name, part in parts if "start-server" in str(part.get("command"))]
-    assert asked == [f"redis://{name}:6379" for name in servers]
+    sentinels = [name for name, part in parts if "start-sentinel" in str(part.get("command"))]
+    places = [*(f"{name}:6379" for name in servers), *(f"{name}:26379" for name in sentinels)]
+    assert asked == [f"redis://{place}" for place in places]
+    labels = {item["labels"]["group"] for item in jobs["redis"]["static_configs"]}
+    assert ("sentinel" in labels) == bool(sentinels)
     assert all(target.replace("://", "://exporter@") in known for target in asked)
     gateways = [name for name in services(compose) if name.startswith("gateway")]
     assert jobs["gateway"]["static_configs"][0]["targets"] == [f"{name}:8000" for name in gateways]

@@ -16,6 +16,8 @@ import redis
 import rtx
 from rtx.cli.certs import make_certs
 from rtx.errors import SettingsError, Unavailable
+from rtx.monitoring.doctor import examine
+from rtx.monitoring.servers import ServerMetrics
 from rtx.settings import Settings
 from rtx.topology.process import free_port
 from tests.conformance.secure import tls_server
@@ -69,10 +71,26 @@ async def test_the_layer_works_over_tls_and_shows_a_certificate(url: str, certs:
     async with rtx.open(settings) as layer:
         await layer.prices.put(rtx.Price("EURUSD", 1.1, 1.2))
         assert await layer.prices.get("EURUSD")
+        collector = ServerMetrics(layer)
+        assert b"\nrtx_certificate_end_timestamp_seconds{" in await collector.text()
+        await collector.close()
     shown = {"cert": str(certs / "client.pem"), "key": str(certs / "client.key")}
     known = Settings.load(url=url, tls={"ca": str(certs / "ca.pem"), **shown})
     async with rtx.open(known) as layer:
         assert (await layer.health()).ready
+
+
+async def test_the_doctor_tells_that_a_certificate_ends_soon(url: str, certs: Path) -> None:
+    settings = Settings.load(url=url, tls={"ca": str(certs / "ca.pem")})
+    only = ("certificate-ends-soon",)
+    assert (await examine(settings, only=only)).findings == ()
+    make_certs(certs, ["localhost"], 1)
+    own = {"ssl": True, "ssl_ca_certs": str(certs / "ca.pem"), "password": "secret"}
+    with closing(redis.Redis(port=int(url.rpartition(":")[2]), **own)) as client:
+        pair = ("tls-cert-file", certs / "server.pem", "tls-key-file", certs / "server.key")
+        client.config_set(*map(str, pair))
+    [finding] = (await examine(settings, only=only)).findings
+    assert (finding.severity, finding.evidence) == ("critical", "it ends in 1.0 days")
 
 
 async def test_an_authority_that_did_not_sign_is_not_believed(url: str, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "DEL positions:1": ("engine", "gateway", "cache"),
     "SET {account:1}:lease x": ("engine", "gateway", "cache"),
     "SET {price:EURUSD}:lease x": ("engine", "cache"),
-    "SET {price:EURUSD}:lease x": ("engine", "cache"),
     "GET session:abc": ("engine", "gateway", "cache"),
     "ZADD sessions:ann 1 abc": ("engine", "gateway", "cache"),
     "APPEND ratelimit:orders:1 x": ("engine", "gateway", "limiter"),

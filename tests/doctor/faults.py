@@ -72,6 +72,8 @@ FAULTS: list[tuple[str, str, Subject, str]] = [
         server(location=urls.parse("redis://10.0.0.1")),
         "not rediss",
     ),
+    ("certificate-ends-soon", "warning", server(certificate_left=29 * 86_400.0), "29.0 days"),
+    ("certificate-ends-soon", "critical", server(certificate_left=6 * 86_400.0), "6.0 days"),
     (
         "socket-open-to-all",
         "warning",
@@ -150,6 +152,12 @@ FAULTS: list[tuple[str, str, Subject, str]] = [
         "critical",
         server(config={"appendonly": "no", "save": ""}),
         "appendonly no",
+    ),
+    (
+        "scripts-lost-at-restart",
+        "critical",
+        server({"valkey_version": "8.1.4"}),
+        "user default off -@all",
     ),
     ("state-only-in-snapshots", "warning", server(config={"appendonly": "no"}), "900 1"),
     ("sync-left-to-the-system", "warning", server(config={"appendfsync": "no"}), "appendfsync no"),

@@ -242,13 +242,6 @@ def _ours() -> dict[str, int]:
     return count
 
 
-async def test_subscribers_that_come_and_go_leave_nothing_behind(
-    layer: rtx.DataLayer, witness: redis_py.Redis, seeded: random.Random
-) -> None:
-    await come_and_go(layer, witness, 1_000, seeded)
-
-
-@pytest.mark.soak
 async def test_ten_thousand_that_come_and_go_leave_nothing_behind(
     layer: rtx.DataLayer, witness: redis_py.Redis, seeded: random.Random
 ) -> None:

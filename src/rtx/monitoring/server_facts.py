@@ -49,6 +49,8 @@ class Facts:
     slow_last: tuple[int, int] | None = None
     """Id and microseconds of the latest slow command."""
     service: Service | None = None
+    certificate_ends: float | None = None
+    """When the server's certificate ends, in seconds since 1970; None without a verified one."""
     seconds: float = 0.0
     error: str = ""
 

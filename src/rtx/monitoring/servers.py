@@ -82,6 +82,7 @@ class ServerMetrics:
             try:
                 async with asyncio.timeout(_WITHIN):
                     connection = await Connection.dial(node.address, node.options)
+                    facts.certificate_ends = connection.certificate_ends
                     try:
                         await _fill(facts, connection, node)
                     finally:
@@ -162,5 +163,8 @@ def describe(out: Families, facts: Facts, labels: dict[str, str]) -> None:
     )
     text = "How long the last look at the server took"
     out.gauge("redis_exporter_last_scrape_duration_seconds", facts.seconds, labels, text)
+    if facts.certificate_ends is not None:
+        text = "When the certificate that the server shows ends, in seconds since 1970"
+        out.gauge("rtx_certificate_end_timestamp_seconds", facts.certificate_ends, labels, text)
     if not facts.error:
         write(out, facts, labels)

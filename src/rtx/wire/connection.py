@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, cast
@@ -153,6 +154,12 @@ class Connection(asyncio.Protocol):
             future.add_done_callback(_observe)
             self._send(future, packed, self.options.connect_timeout)
             self._greeting.append(future)
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the peer's certificate ends, in seconds since 1970; None without a verified one."""
+        shown = self._transport.get_extra_info("peercert") if self._transport is not None else None
+        return ssl.cert_time_to_seconds(shown["notAfter"]) if shown else None
 
     # --- calling ---------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ _STRANGERS = (
     "whoever reaches the port can read accounts, forge prices and executions, and run programs "
     "through the server"
 )
+_DAY = 86_400.0
+_SOON, _AT_ONCE = 30 * _DAY, 7 * _DAY
 _ALL = {"+@all", "allcommands"}
 
 
@@ -121,6 +123,22 @@ def traffic_in_the_clear(server: Server) -> Iterator[Seen]:
     location = server.location
     if not (isinstance(location, urls.Embedded) or location.tls) and is_remote(location):
         yield Seen(f"{server.location} is not on this machine and is not rediss://")
+
+
+@check(
+    "warning",
+    "critical",
+    title="the server's certificate ends soon",
+    why="from that moment no program that verifies it can connect: everything stops at once, on "
+    "every server that was given its certificate on the same day",
+    fix="rtx config certs (or your authority) makes another; put it where tls-cert-file is, then "
+    "CONFIG SET tls-cert-file FILE has it read without a restart",
+)
+def certificate_ends_soon(server: Server) -> Iterator[Seen]:
+    left = server.certificate_left
+    if left is not None and left < _SOON:
+        days = left / _DAY
+        yield Seen(f"it ends in {days:.1f} days", "critical" if left < _AT_ONCE else None)
 
 
 @check(

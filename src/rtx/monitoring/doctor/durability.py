@@ -41,6 +41,27 @@ def state_only_in_snapshots(server: Server) -> Iterator[Seen]:
 
 
 @check(
+    "critical",
+    title="what scripts wrote is lost at a restart",
+    why="this version runs the transactions of its append-only file at start, which is what "
+    "scripts did, with the rights of the user `default`; what that may not do is refused and gone: "
+    "all since the last rewrite of the file, such as executions and limits (measured on Redis 7.0 "
+    "to 8.2 and Valkey 8.1; Valkey 9.1 reads all)",
+    fix="ACL SETUSER default off resetpass ~* &* +@all (nobody can log in as it), then ACL SAVE or "
+    "CONFIG REWRITE; do it before the next restart",
+    needs=("INFO", "ACL LIST", "CONFIG GET"),
+)
+def scripts_lost_at_restart(server: Server) -> Iterator[Seen]:
+    rules = set(server.users.get("default", ()))
+    may_all = rules & {"~*", "allkeys"} and rules & {"+@all", "allcommands"}
+    if server.has_state and _appends(server) and _loads_as_default(server) and not may_all:
+        yield Seen(
+            f"{server.version}, appendonly yes, user default "
+            f"{' '.join(server.users.get('default', ()))}"
+        )
+
+
+@check(
     "warning",
     title="the append-only file is synced when the system likes",
     why="a power cut loses up to half a minute of executions and limits",
@@ -150,6 +171,14 @@ def no_conf_file(server: Server) -> Iterator[Seen]:
 
 def _appends(server: Server) -> bool:
     return server.config.get("appendonly") == "yes"
+
+
+def _loads_as_default(server: Server) -> bool:
+    """Whether it may: of versions that nobody has measured the worse is assumed."""
+    if not server.is_valkey:
+        return True
+    numbers = [int(part) for part in server.info["valkey_version"].split(".")[:2] if part.isdigit()]
+    return numbers < [9, 1]
 
 
 def _saves(server: Server) -> str:

@@ -74,6 +74,7 @@ async def _ask(seen: list[Server], connection: Connection, host_of: HostOf) -> N
     asked = time.time()
     told = await _or_none(connection, "TIME", unseen)
     answered = time.time()
+    ends = connection.certificate_ends
     clock, skew = parsing.clock_of(told, asked, answered)
     server = replace(
         server,
@@ -86,6 +87,7 @@ async def _ask(seen: list[Server], connection: Connection, host_of: HostOf) -> N
         events=parsing.events_of(replies["LATENCY LATEST"], clock),
         clock=clock,
         skew=skew,
+        certificate_left=None if ends is None else ends - answered,
         cluster=parsing.lines_of(replies.get("CLUSTER INFO")),
         nodes=parsing.nodes_of(
             replies.get("CLUSTER NODES"),

@@ -54,6 +54,7 @@ class Server:
     `error` says why nothing could be read, `denied` whether that is because the login was refused.
     `passwords` has a number for those of each user, and `calls` how often each command was called.
     `skew` is by how many seconds its clock is off ours at the least, positive when it is ahead.
+    `certificate_left` is how many seconds its certificate is still valid, where one was verified.
     """
 
     url: str
@@ -73,6 +74,7 @@ class Server:
     events: tuple[Slow, ...] = ()
     clock: float = 0.0
     skew: float = 0.0
+    certificate_left: float | None = None
     sample: Sample = field(default_factory=Sample)
     host: Host = field(default_factory=Host)
     cluster: Mapping[str, str] = field(default_factory=dict)
