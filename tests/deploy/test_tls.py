@@ -72,7 +72,7 @@ async def test_the_layer_works_over_tls_and_shows_a_certificate(url: str, certs:
         await layer.prices.put(rtx.Price("EURUSD", 1.1, 1.2))
         assert await layer.prices.get("EURUSD")
         collector = ServerMetrics(layer)
-        assert b"\nrtx_certificate_end_timestamp_seconds{" in await collector.text()
+        assert b"\nredis_certificate_end_timestamp_seconds{" in await collector.text()
         await collector.close()
     shown = {"cert": str(certs / "client.pem"), "key": str(certs / "client.key")}
     known = Settings.load(url=url, tls={"ca": str(certs / "ca.pem"), **shown})

@@ -62,6 +62,7 @@ def test_every_metric_of_a_server_is_there() -> None:
         info={k: v for k, v in numbers.items() if k != "sentinel_masters"} | lines,
         latencies=[("command", 1, 1)],
         slow_length=1,
+        certificate_ends=1.0,
     )
     replica = Facts(info={"role": "slave", **dict.fromkeys(names.MASTER_LINK, "up")})
     master = {"name": "m", **dict.fromkeys(names.SENTINEL_SETTINGS, "1")}

@@ -17,6 +17,7 @@ from rtx.urls import Address
 from tests.doctor.faults import CACHE, FAULTS, in_cluster
 from tests.doctor.healthy import (
     STANDALONE,
+    USERS,
     Subject,
     family,
     findings,
@@ -27,6 +28,9 @@ from tests.doctor.healthy import (
     setup,
 )
 
+SHIPPED_DEFAULT = ("off", "sanitize-payload", "~*", "&*", "+@all")
+"""What ACL LIST says of `user default off resetpass ~* &* +@all`."""
+
 
 @pytest.mark.parametrize(
     "subject",
@@ -36,13 +40,24 @@ from tests.doctor.healthy import (
         server(
             roles=CACHE, config={"maxmemory-policy": "allkeys-lru", "save": "", "appendonly": "no"}
         ),
+        server({"valkey_version": "8.1.9"}, users={**USERS, "default": SHIPPED_DEFAULT}),
         in_cluster({"min-replicas-to-write": "0"}),
         family(),
         service(),
         nodes(),
         setup(),
     ],
-    ids=["server", "replica", "cache", "node", "family", "service", "cluster", "settings"],
+    ids=[
+        "server",
+        "replica",
+        "cache",
+        "users.acl",
+        "node",
+        "family",
+        "service",
+        "cluster",
+        "settings",
+    ],
 )
 def test_nothing_is_found_where_all_is_well(subject: Subject) -> None:
     assert findings(subject) == {}

@@ -165,6 +165,6 @@ def describe(out: Families, facts: Facts, labels: dict[str, str]) -> None:
     out.gauge("redis_exporter_last_scrape_duration_seconds", facts.seconds, labels, text)
     if facts.certificate_ends is not None:
         text = "When the certificate that the server shows ends, in seconds since 1970"
-        out.gauge("rtx_certificate_end_timestamp_seconds", facts.certificate_ends, labels, text)
+        out.gauge("redis_certificate_end_timestamp_seconds", facts.certificate_ends, labels, text)
     if not facts.error:
         write(out, facts, labels)
